@@ -1,0 +1,229 @@
+"""A training step of U-Net-256 and the 70x70 D, against a plain fp32 eager loop of the same networks.
+
+    python benchmarks/train_step.py [--size 256] [--batch 1] [--rounds 9]
+
+The two are timed in turn, A B A B ..., in one process; the ratio is the median over the rounds. The share
+of the peak counts the step's matrix FLOPs against a bf16 matrix product measured in the same run. Then real
+batches are loaded beside the steps by one worker, and the share of time spent waiting for them is taken.
+Peak memory is that of two further processes that do nothing but the one loop or the other. The result goes
+to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from pairloom import presets
+from pairloom.config import Config, height_width
+from pairloom.data import find_pairs, measure_specs, training_batches
+from pairloom.data.sample import write_sample_set
+from pairloom.describe import step_flops
+from pairloom.devices import has_bf16, peak_memory_mb
+from pairloom.training import TrainState, train_step
+
+
+def plain_step(G: nn.Module, D: nn.Module, opt_g: Adam, opt_d: Adam, x: Tensor, y: Tensor) -> None:
+    """The loop everybody writes first: fp32, contiguous, unfused Adam."""
+    bce = nn.BCEWithLogitsLoss()
+    y_hat = G(x)
+    D.requires_grad_(True)
+    real, fake = D(x, y), D(x, y_hat.detach())
+    loss_d = (bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake))) / 2
+    opt_d.zero_grad()
+    loss_d.backward()
+    opt_d.step()
+    D.requires_grad_(False)
+    judged = D(x, y_hat)
+    loss_g = bce(judged, torch.ones_like(judged)) + 100 * (y_hat - y).abs().mean()
+    opt_g.zero_grad()
+    loss_g.backward()
+    opt_g.step()
+
+
+def config_for(size: int, batch: int, precision: str) -> Config:
+    """The paper's networks at this crop."""
+    config = presets.paper()
+    return replace(
+        config,
+        data=replace(config.data, crop_size=size, load_size=size * 286 // 256),
+        generator=replace(
+            config.generator, source_channels=3, target_channels=3, num_downs=min(8, size.bit_length() - 1)
+        ),
+        training=replace(config.training, batch_size=batch, precision=precision),
+    )
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def matrix_peak(dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product, the best of ten."""
+    n = 2048
+    a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
+    return 2 * n**3 / min(seconds(lambda: a @ b) for _ in range(10))
+
+
+def wait_share(config: Config, state: TrainState, steps: int = 12) -> tuple[float, float]:
+    """Share of the time spent waiting for batches, and seconds a pair takes to load in this process."""
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.training.precision == "bf16")
+    batch = config.training.batch_size
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_sample_set(
+            Path(folder) / "set", count=40, size=height_width(config.data.crop_size)[0], seed=0
+        )
+        data = replace(config.data, path=str(path), source_kind="intensity")
+        train = find_pairs(data).split("train")
+        specs = measure_specs(train, data)
+
+        def batches(count: int, workers: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+            return training_batches(
+                train, *specs, data, batch_size=batch, seed=0, start=0, stop=count * batch, workers=workers
+            )
+
+        alone = seconds(lambda: [None for _ in batches(40, 0)]) / (40 * batch)
+        waited = total = 0.0
+        with closing(batches(steps, 1)) as loader:
+            for i in range(steps):
+                started = time.perf_counter()
+                x, y = next(loader)
+                fetched = time.perf_counter()
+                train_step(
+                    state,
+                    x.contiguous(memory_format=torch.channels_last),
+                    y.contiguous(memory_format=torch.channels_last),
+                    config.objective,
+                    autocast,
+                )
+                if i >= 2:  # the worker starts
+                    waited += fetched - started
+                    total += time.perf_counter() - started
+    return waited / total, alone
+
+
+class Loops:
+    """Both loops on the same noise."""
+
+    def __init__(self, config: Config, size: int, batch: int) -> None:
+        cpu = torch.device("cpu")
+        x, y = torch.rand(batch, 3, size, size) * 2 - 1, torch.rand(batch, 3, size, size) * 2 - 1
+        self.noise = x, y
+        self.noise_last = tuple(t.contiguous(memory_format=torch.channels_last) for t in (x, y))
+        self.config, self.cpu = config, cpu
+        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=config.training.precision == "bf16")
+
+    def pairloom(self) -> Callable[[], Any]:
+        """Our step."""
+        self.state = TrainState.create(self.config, self.cpu)
+        x, y = self.noise_last
+        return lambda: train_step(self.state, x, y, self.config.objective, self.autocast)
+
+    def plain(self) -> Callable[[], Any]:
+        """The plain loop's step, on the same networks in the usual layout."""
+        state = TrainState.create(self.config, self.cpu)
+        assert state.discriminator is not None
+        G, D = (
+            net.to(memory_format=torch.contiguous_format) for net in (state.generator, state.discriminator)
+        )
+        opt_g, opt_d = (
+            Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=False, foreach=False) for net in (G, D)
+        )
+        return lambda: plain_step(G, D, opt_g, opt_d, *self.noise)
+
+
+def memory_of(which: str, size: int, batch: int) -> float:
+    """Peak memory in MB of a process that runs three steps of one loop."""
+    command = [sys.executable, __file__, "--size", str(size), "--batch", str(batch), "--only", which]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", choices=["plain", "pairloom"], help="print the peak memory of one loop")
+    arguments = parser.parse_args()
+    size, batch = arguments.size, arguments.batch
+
+    cpu = torch.device("cpu")
+    config = config_for(size, batch, "bf16" if has_bf16(cpu) else "fp32")
+    loops = Loops(config, size, batch)
+    if arguments.only:
+        step = getattr(loops, arguments.only)()
+        for _ in range(3):
+            step()
+        print(peak_memory_mb(cpu))
+        return
+
+    plain, ours = loops.plain(), loops.pairloom()
+    times: dict[str, list[float]] = {"plain": [], "pairloom": []}
+    for i in range(arguments.rounds + 2):
+        pair = seconds(plain), seconds(ours)
+        if i >= 2:  # the first two warm up
+            times["plain"].append(pair[0])
+            times["pairloom"].append(pair[1])
+    median = {name: statistics.median(values) for name, values in times.items()}
+    ratios = [a / b for a, b in zip(times["plain"], times["pairloom"], strict=True)]
+    precision = config.training.precision
+    flops, peak = step_flops(config), matrix_peak(torch.bfloat16 if precision == "bf16" else torch.float32)
+    waited, pair_seconds = wait_share(config, loops.state)
+    result = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python benchmarks/train_step.py", *sys.argv[1:]]),
+        "cpu": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": precision,
+        "plain_fp32_seconds": round(median["plain"], 4),
+        "pairloom_seconds": round(median["pairloom"], 4),
+        "times_as_fast": round(statistics.median(ratios), 3),
+        "times_as_fast_min_max": [round(min(ratios), 3), round(max(ratios), 3)],
+        "gflop_per_step": round(flops / 1e9, 2),
+        "matrix_peak_gflops": round(peak / 1e9, 1),
+        "share_of_peak": round(flops / median["pairloom"] / peak, 3),
+        "loading_seconds_per_pair": round(pair_seconds, 5),
+        "wait_share_with_one_worker": round(waited, 4),
+        "peak_memory_mb": {name: memory_of(name, size, batch) for name in times},
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"train_step_{size}_{batch}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def cpu_name() -> str:
+    """The processor's name and what it can do with bf16."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    name = next(
+        (line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), ""
+    )
+    features = [f for f in ("avx512_bf16", "amx_bf16") if f in text]
+    return f"{name} ({', '.join(features) or 'no bf16'})"
+
+
+if __name__ == "__main__":
+    main()

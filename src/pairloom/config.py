@@ -1,0 +1,486 @@
+"""The configuration: what a run is, in one frozen value.
+
+Six groups of plain fields. One field is one flag of the command line (``--objective.lambda-l1 100``) and one
+key of a TOML file (``[objective] lambda_l1 = 100``). ``None`` means "decided before the first step from the
+data and the machine"; what was decided is saved in ``config.json``. Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Sides = int | tuple[int, int]
+"""A square's side, or (height, width); in pixels."""
+
+
+class ConfigError(ValueError):
+    """A field of the configuration is wrong; the message names it, its value, and what is allowed."""
+
+
+def runtime(default: Any) -> Any:
+    """A field that may change when a run is resumed, because it does not change what a step computes."""
+    return field(default=default, metadata={"runtime": True})
+
+
+def decided(default: Any) -> Any:
+    """A field that, left at None or "auto", is decided from the data and the machine when a run begins."""
+    return field(default=default, metadata={"decided": True})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which pairs, and how they become tensors."""
+
+    path: str = ""
+    """Folder of side-by-side files, folder of two folders, or manifest .csv (header a,b[,split][,group])."""
+    path_b: str | None = None
+    """Second folder; given, `path` holds the A images and this the B images."""
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """AtoB: A is the source (left half, first folder), B the target; BtoA: the reverse."""
+    load_size: Sides = 286
+    """Pixels: training pairs are resized to this, then cropped (the paper's jitter, Section 6.2)."""
+    crop_size: Sides = 256
+    """Pixels: side, or height and width, of the crop that the networks train on."""
+    resize: Literal["stretch", "shorter", "none"] = "stretch"
+    """stretch: to load_size, as the paper; shorter: the shorter side, shape kept; none: native pixels."""
+    mirror: bool = True
+    """Flip half of the training pairs left to right (Section 6.2)."""
+    source_kind: Literal["auto", "intensity", "labels"] = "auto"
+    """auto: labels where a palette is given, or all training files are lossless with at most 64 colours."""
+    target_kind: Literal["auto", "intensity", "labels"] = "auto"
+    """As source_kind, for the target."""
+    source_palette: str | None = None
+    """Text file with one class a line, `r,g,b[,name]` or `value[,name]`; given, the source is a label map."""
+    target_palette: str | None = None
+    """As source_palette, for the target."""
+    alpha: Literal["white", "keep"] = "white"
+    """Transparent pixels: laid over white, or kept as one more channel."""
+    pages: Literal["channels", "first"] = "channels"
+    """TIFF files of several pages: the pages are channels, or only the first is read."""
+    source_one_hot: bool = False
+    """A source label map enters the network as one channel a class instead of as colours."""
+    target_one_hot: bool = False
+    """A target label map is learned as one channel a class; the output is its argmax in palette colours."""
+    source_scaling: Literal["auto", "full", "range", "percentile", "zscore"] = "auto"
+    """How file values map to [-1, 1]. auto: the full range for uint8, percentiles for uint16 and float."""
+    target_scaling: Literal["auto", "full", "range", "percentile", "zscore"] = "auto"
+    """As source_scaling, for the target."""
+    source_range: tuple[float, float] | None = None
+    """For source_scaling=range, low and high file value; percentile: two percentiles; zscore: (0, k)."""
+    target_range: tuple[float, float] | None = None
+    """As source_range, for the target."""
+    val_fraction: float = 0.0
+    """Share of the training pairs set aside for validation where there is no val split; 0 to 0.5."""
+    test_fraction: float = 0.0
+    """Share of the training pairs set aside for testing where there is no test split; 0 to 0.5."""
+    group_pattern: str | None = None
+    """Regular expression; pairs whose names share its first group (patient, slide, scene) stay together."""
+    split_seed: int = 0
+    """Seed of the splits made here."""
+    max_pairs: int | None = None
+    """Use only this many training pairs, drawn by split_seed."""
+    workers: int | None = runtime(None)
+    """Processes that read and augment ahead; 0: the training process reads. None: 1 on two cores, up to 4."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorConfig:
+    """G: the U-Net or encoder-decoder of Section 3.2.1 and the appendix, 6.1.1."""
+
+    source_channels: int | None = decided(None)
+    """Channels of x; None: measured from the data."""
+    target_channels: int | None = decided(None)
+    """Channels of G(x, z); None: measured from the data."""
+    base_channels: int = 64
+    """Filters of the first layer (C64 in the paper)."""
+    num_downs: int | None = decided(None)
+    """Halvings; None: the largest n <= 8 with 2^n dividing both sides of the crop."""
+    skip: Literal["concat", "add", "none"] = "concat"
+    """concat: the U-Net; add: skips by addition; none: the encoder-decoder."""
+    norm: Literal["batch", "instance", "none"] = "batch"
+    """Normalisation after every convolution but the first, the innermost and the last."""
+    upsample: Literal["transposed", "resize"] = "transposed"
+    """transposed: as the paper; resize: nearest-neighbour doubling, 3x3 convolution (no checkerboard)."""
+    noise: Literal["dropout", "none", "gaussian"] = "dropout"
+    """The z of G(x, z): dropout (Section 3.1), none, or a Gaussian channel (which G learns to ignore)."""
+    dropout_blocks: tuple[int, ...] = (1, 2, 3)
+    """Decoder blocks with dropout, counted from the innermost, 1: CD512-CD1024-CD1024 is 1, 2, 3."""
+    dropout_rate: float = 0.5
+    """Share of activations dropped in those blocks."""
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """(source, target) channels, once they are resolved."""
+        assert self.source_channels is not None, "resolve the config first"
+        assert self.target_channels is not None, "resolve the config first"
+        return self.source_channels, self.target_channels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiscriminatorConfig:
+    """D: the PatchGAN family of Section 3.2.2 and the appendix, 6.1.2."""
+
+    num_layers: int = 3
+    """Strided layers; the receptive field is 1, 16, 34, 70, 142, 286 pixels for 0, 1, 2, 3, 4, 5."""
+    base_channels: int = 64
+    """Filters of the first layer."""
+    conditional: bool = True
+    """Does D see x beside y (cGAN) or y alone (GAN)?"""
+    norm: Literal["batch", "instance", "none"] = "batch"
+    """Normalisation after every convolution but the first and the last."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig:
+    """G* = arg min_G max_D lambda_gan L_cGAN(G, D) + lambda_l1 L_L1(G) (equation 4)."""
+
+    gan_mode: Literal["vanilla", "lsgan", "hinge", "wgan-gp"] = "vanilla"
+    """vanilla: the paper's; wgan-gp is known not to help here, and wants discriminator.norm=instance."""
+    saturating: bool = False
+    """Vanilla only: G minimises log(1 - D) (equation 1 literally), not -log D (Section 3.3)."""
+    lambda_gan: float = 1.0
+    """Weight of the adversarial term; 0: no D is built."""
+    lambda_l1: float = 100.0
+    """Weight of the mean absolute error on [-1, 1]."""
+    lambda_l2: float = 0.0
+    """Weight of the mean squared error on [-1, 1]."""
+    halve_d: bool = True
+    """Divide D's objective by 2 (Section 3.3)."""
+    gradient_penalty: float = 10.0
+    """wgan-gp only: weight of the gradient penalty."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """Optimisation (Section 3.3) and the machine."""
+
+    epochs: int | None = runtime(200)
+    """Passes over the training pairs; `steps` takes precedence."""
+    steps: int | None = runtime(None)
+    """Steps (one D update and one G update each); None: from epochs."""
+    batch_size: int = 1
+    """Pairs a step; 1 to 10 in the paper."""
+    learning_rate: float = 2e-4
+    """Adam's rate for G and D."""
+    beta1: float = 0.5
+    """Adam's first momentum."""
+    beta2: float = 0.999
+    """Adam's second momentum."""
+    decay_fraction: float = 0.0
+    """Share of the run, at its end, over which the rate falls linearly to zero; 0: constant, as the paper."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of G's weights, used for validation and export; 0: off, as the paper."""
+    seed: int = 0
+    """Everything random follows from it."""
+    init_from: str | None = None
+    """Run directory or generator.safetensors to start from (G, and D when it lies beside)."""
+    device: str = runtime("auto")
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Literal["auto", "fp32", "bf16"] = decided("auto")
+    """auto: bf16 autocast where the machine has bf16 arithmetic, else fp32."""
+    deterministic: bool = runtime(False)
+    """CUDA: bit-for-bit repeatable kernels. The CPU is always repeatable."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoggingConfig:
+    """What is written, and how often."""
+
+    log_every_steps: int = runtime(50)
+    """Steps between two lines of metrics.jsonl."""
+    save_every_steps: int | None = runtime(None)
+    """Steps between checkpoints; each is validated and sampled. None: a twentieth of the run, 100 to 5000."""
+    sample_pairs: int = runtime(4)
+    """Held-out pairs drawn into samples/ at every checkpoint."""
+    keep_snapshots: bool = runtime(False)
+    """Also keep a small half-precision generator of every checkpoint in snapshots/."""
+    track: Literal["none", "tensorboard", "wandb"] = runtime("none")
+    """Besides the files, log to this tracker (it must be installed)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """A whole run. Checked when made: an impossible value is a ConfigError that names the field."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    note: str = ""
+    """Where these values come from and how sure they are."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def override(config: Config, fields: Mapping[str, Any]) -> Config:
+    """A Config with fields changed by their dotted names: `{"data.path": "PAIRS", "training.epochs": 50}`.
+
+    Raises:
+        ConfigError: An unknown name (the nearest known one is named), or an impossible value.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in fields.items():
+        *groups, leaf = name.split(".")
+        inner = nested
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[leaf] = value
+    return from_dict(nested, base=config)
+
+
+def height_width(sides: Sides) -> tuple[int, int]:
+    """(height, width) of a `Sides` value."""
+    return (sides, sides) if isinstance(sides, int) else (sides[0], sides[1])
+
+
+def halvings(crop_size: Sides) -> int:
+    """The largest n <= 8 with 2^n dividing both sides: how deep a U-Net for this crop can be."""
+    height, width = height_width(crop_size)
+    return max(n for n in range(9) if height % 2**n == 0 and width % 2**n == 0)
+
+
+def most_layers(crop_size: Sides) -> int:
+    """The most strided layers of a D whose logit map, side // 2^n - 2 wide, is not empty at this crop."""
+    side = min(height_width(crop_size))
+    return max(n for n in range(side.bit_length()) if n == 0 or side // 2**n - 2 >= 1)
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} is {value!r}; it must be {allowed}.")
+
+
+def _check(config: Config) -> None:
+    data, g, d = config.data, config.generator, config.discriminator
+    objective, training, logging = config.objective, config.training, config.logging
+
+    for name in ("load_size", "crop_size"):
+        height, width = height_width(getattr(data, name))
+        _require(min(height, width) >= 1, f"data.{name}", getattr(data, name), "at least 1 pixel")
+    if data.resize == "stretch":
+        fits = all(
+            a >= b for a, b in zip(height_width(data.load_size), height_width(data.crop_size), strict=True)
+        )
+        _require(fits, "data.load_size", data.load_size, f"at least data.crop_size ({data.crop_size})")
+    for name in ("val_fraction", "test_fraction"):
+        value = getattr(data, name)
+        _require(0 <= value <= 0.5, f"data.{name}", value, "between 0 and 0.5")
+    for side in ("source", "target"):
+        scaling, limits = getattr(data, f"{side}_scaling"), getattr(data, f"{side}_range")
+        if scaling == "range":
+            ordered = limits is not None and limits[0] < limits[1]
+            _require(ordered, f"data.{side}_range", limits, "low and high, low first, for scaling=range")
+    _require(data.max_pairs is None or data.max_pairs >= 1, "data.max_pairs", data.max_pairs, "1 or more")
+    _require(data.workers is None or data.workers >= 0, "data.workers", data.workers, "0 or more")
+
+    _require(g.base_channels >= 1, "generator.base_channels", g.base_channels, "1 or more")
+    deepest = halvings(data.crop_size)
+    depth = deepest if g.num_downs is None else g.num_downs
+    _require(
+        1 <= depth <= deepest,
+        "data.crop_size" if g.num_downs is None else "generator.num_downs",
+        data.crop_size if g.num_downs is None else depth,
+        "even" if g.num_downs is None else f"between 1 and {deepest} for a crop of {data.crop_size}",
+    )
+    _require(0 <= g.dropout_rate < 1, "generator.dropout_rate", g.dropout_rate, "at least 0 and below 1")
+    counted = all(block >= 1 for block in g.dropout_blocks)
+    _require(counted, "generator.dropout_blocks", g.dropout_blocks, "counted from 1, the innermost")
+    _require(d.num_layers >= 0, "discriminator.num_layers", d.num_layers, "0 (pixel) or more")
+    _require(d.base_channels >= 1, "discriminator.base_channels", d.base_channels, "1 or more")
+    if objective.lambda_gan > 0:
+        most = most_layers(data.crop_size)
+        allowed = f"{most} at most for a crop of {data.crop_size}: with more layers D's logit map is empty"
+        _require(d.num_layers <= most, "discriminator.num_layers", d.num_layers, allowed)
+
+    weights = {name: getattr(objective, name) for name in ("lambda_gan", "lambda_l1", "lambda_l2")}
+    for name, value in weights.items():
+        _require(0 <= value < math.inf, f"objective.{name}", value, "0 or more, and finite")
+    penalty = objective.gradient_penalty
+    _require(penalty >= 0, "objective.gradient_penalty", penalty, "0 or more")
+    _require(any(weights.values()), "objective.lambda_gan", 0.0, "above 0 when lambda_l1 and lambda_l2 are 0")
+    if objective.saturating:
+        _require(
+            objective.gan_mode == "vanilla", "objective.saturating", True, "false unless gan_mode=vanilla"
+        )
+
+    _require(
+        training.epochs is not None or training.steps is not None,
+        "training.epochs",
+        None,
+        "set, or training.steps",
+    )
+    for name in ("epochs", "steps"):
+        value = getattr(training, name)
+        _require(value is None or value >= 1, f"training.{name}", value, "1 or more")
+    _require(0 <= training.seed < 2**63, "training.seed", training.seed, "between 0 and 2^63 - 1")
+    _require(training.batch_size >= 1, "training.batch_size", training.batch_size, "1 or more")
+    rate = training.learning_rate
+    _require(0 < rate < math.inf, "training.learning_rate", rate, "above 0, and finite")
+    for name in ("beta1", "beta2", "ema_decay"):
+        value = getattr(training, name)
+        _require(0 <= value < 1, f"training.{name}", value, "at least 0 and below 1")
+    _require(0 <= training.decay_fraction <= 1, "training.decay_fraction", training.decay_fraction, "0 to 1")
+    _require(logging.log_every_steps >= 1, "logging.log_every_steps", logging.log_every_steps, "1 or more")
+    every = logging.save_every_steps
+    _require(every is None or every >= 1, "logging.save_every_steps", every, "1 or more")
+    _require(logging.sample_pairs >= 0, "logging.sample_pairs", logging.sample_pairs, "0 or more")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# To and from files
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dict, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(
+    values: dict[str, Any], *, base: Config | None = None, where: str = "the configuration"
+) -> Config:
+    """A Config from nested dicts, over `base`.
+
+    Raises:
+        ConfigError: An unknown key (the nearest known one is named) or a value of the wrong type.
+    """
+    return typing.cast(Config, _merge(base or Config(), values, "", where))
+
+
+def _merge(base: Any, values: dict[str, Any], prefix: str, where: str) -> Any:
+    hints = typing.get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        dotted = prefix + key
+        if key not in hints:
+            raise ConfigError(f"{where}: there is no field {dotted!r}{_nearest(dotted)}")
+        current = getattr(base, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, dict):
+                raise ConfigError(
+                    f"{where}: {dotted} is a group of fields; write it as a table, not {value!r}."
+                )
+            changes[key] = _merge(current, value, dotted + ".", where)
+        else:
+            changes[key] = _coerce(value, hints[key], dotted, where)
+    return dataclasses.replace(base, **changes)
+
+
+def _coerce(value: Any, hint: Any, dotted: str, where: str) -> Any:
+    """`value` as the field's type: ints serve as floats, lists as tuples; nothing else is converted."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for option in args:
+            try:
+                return _coerce(value, option, dotted, where)
+            except ConfigError:
+                continue
+    elif origin is Literal:
+        if value in args:
+            return value
+        options = ", ".join(repr(a) for a in args)
+        raise ConfigError(f"{where}: {dotted} is {value!r}; it must be one of {options}.")
+    elif origin is tuple:
+        if isinstance(value, list | tuple) and (args[-1] is Ellipsis or len(args) == len(value)):
+            return tuple(_coerce(v, args[0], dotted, where) for v in value)
+    elif hint is type(None):
+        if value is None:
+            return None
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+        return value
+    kind = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{where}: {dotted} is {value!r}; it must be of type {kind}.")
+
+
+def field_names(config: Any | None = None, prefix: str = "") -> list[str]:
+    """All dotted field names of a configuration, in order."""
+    config = Config() if config is None else config
+    names: list[str] = []
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        names += (
+            field_names(value, f"{prefix}{f.name}.") if dataclasses.is_dataclass(value) else [prefix + f.name]
+        )
+    return names
+
+
+def _nearest(dotted: str) -> str:
+    names = field_names()
+    groups = sorted({n.split(".")[0] for n in names})
+    leaf = dotted.rsplit(".", 1)[-1]
+    close = [n for n in names if n.rsplit(".", 1)[-1] == leaf]
+    if leaf == dotted:
+        close = close or difflib.get_close_matches(dotted, groups, n=1, cutoff=0.7)
+    close = close or difflib.get_close_matches(dotted, names, n=1, cutoff=0.5)
+    if not close:
+        leaves = {n.rsplit(".", 1)[-1]: n for n in names}
+        close = [leaves[m] for m in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.5)]
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def load(path: str | Path, *, base: Config | None = None) -> Config:
+    """A Config from a .toml or .json file, over `base`.
+
+    Raises:
+        ConfigError: The file cannot be read or parsed, or names an unknown field.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a .toml or .json configuration ({error}).") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds {type(values).__name__}, not a table of fields.")
+    return from_dict(values, base=base, where=str(path))
+
+
+def save(config: Config, path: str | Path) -> None:
+    """Write a Config as JSON."""
+    Path(path).write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The fields that differ and that a resumed run may not change, one `name: old -> new` each."""
+    return _differences(old, new, "")
+
+
+def _differences(old: Any, new: Any, prefix: str) -> list[str]:
+    lines: list[str] = []
+    for f in dataclasses.fields(old):
+        a, b = getattr(old, f.name), getattr(new, f.name)
+        if dataclasses.is_dataclass(a):
+            lines += _differences(a, b, f"{prefix}{f.name}.")
+        elif a != b and not f.metadata.get("runtime") and f.name != "note":
+            lines.append(f"{prefix}{f.name}: {a!r} -> {b!r}")
+    return lines
+
+
+def adopt(new: Config, begun: Config) -> Config:
+    """`new`, with what it leaves open (None, "auto") as it was decided when the run was begun."""
+    return typing.cast(Config, _adopt(new, begun))
+
+
+def _adopt(new: Any, begun: Any) -> Any:
+    changes = {}
+    for f in dataclasses.fields(new):
+        value, then = getattr(new, f.name), getattr(begun, f.name)
+        if dataclasses.is_dataclass(value):
+            changes[f.name] = _adopt(value, then)
+        elif value in (None, "auto") and f.metadata.get("decided"):
+            changes[f.name] = then
+    return dataclasses.replace(new, **changes)

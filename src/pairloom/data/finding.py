@@ -1,0 +1,398 @@
+"""Which file belongs to which, and in which split.
+
+Three layouts are read: side-by-side files (the paper's), two folders, and a CSV manifest. Partners have the
+same relative path without extension; nothing is ever paired by order. Listing opens no image, so that a
+hundred thousand pairs are listed in seconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+from pairloom import images
+from pairloom.config import DataConfig
+from pairloom.data.pairs import SPLITS, DataError, ImageRef, Pair, PairSet
+
+# fmt: off
+_SPLIT_OF = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}
+# fmt: on
+_COLUMNS = ("a", "b", "split", "group")
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Finding
+
+
+def find_pairs(data: DataConfig) -> PairSet:
+    """List the pairs that `data` describes, with their splits made and their direction applied.
+
+    `data.path` is a manifest (.csv), the first of two folders (`data.path_b` is the second), a folder with
+    subfolders A and B, a folder with trainA and trainB, or else a folder of side-by-side files. Folders may
+    hold train, val and test below them; without these, all pairs are training pairs. A split that does not
+    exist is made from the training pairs where `val_fraction` or `test_fraction` asks for it.
+
+    Raises:
+        DataError: Nothing was found, a name is ambiguous, or the manifest or a split setting is wrong.
+    """
+    if not data.path:
+        raise DataError("data.path is empty; give a folder of image pairs or a manifest .csv.")
+    root = Path(data.path)
+    if not root.exists():
+        raise DataError(f"data.path: {root} does not exist.")
+    try:
+        found = _listed(root, data.path_b)
+    except OSError as error:
+        raise DataError(f"data.path: {error.filename or root} cannot be read ({error.strerror}).") from error
+    if not found.pairs:
+        raise DataError(_nothing_found(root, found))
+
+    pairs = _with_splits(_grouped(found.pairs, data), data)
+    if data.direction == "BtoA":
+        pairs = [replace(pair, source=pair.target, target=pair.source) for pair in pairs]
+    return replace(found, pairs=tuple(pairs))
+
+
+def _listed(root: Path, second: str | None) -> PairSet:
+    if root.suffix.lower() == ".csv" and root.is_file():
+        if second is not None:
+            raise DataError(f"data.path: {root} is a manifest and names both sides; leave data.path_b unset.")
+        return _from_manifest(root)
+    if not root.is_dir():
+        raise DataError(f"data.path: {root} is neither a folder nor a manifest (.csv).")
+    return _from_folders(root, second)
+
+
+def _from_folders(root: Path, second: str | None) -> PairSet:
+    if second is not None:
+        other = Path(second)
+        if not other.is_dir():
+            raise DataError(f"data.path_b: {other} is not a folder.")
+        return _two_folders(_side_splits(root), _side_splits(other), (root, other), base=None)
+
+    below = {name.lower(): root / name for name in _folders(root)}
+    if "a" in below and "b" in below:
+        sides = below["a"], below["b"]
+        return _two_folders(_side_splits(sides[0]), _side_splits(sides[1]), sides, base=root)
+    a, b = (
+        {_SPLIT_OF[n[:-1]]: p for n, p in below.items() if n[-1] == side and n[:-1] in _SPLIT_OF}
+        for side in "ab"
+    )
+    if "train" in a and "train" in b:
+        return _two_folders(a, b, (root,), base=root)
+    for name, partner in (("a", "B"), ("b", "A"), ("traina", "trainB"), ("trainb", "trainA")):
+        if name in below:
+            raise DataError(f"{below[name]} has no partner: {root} holds no folder {partner} beside it.")
+    return _side_by_side(root)
+
+
+def _side_splits(root: Path) -> dict[str, Path]:
+    """The split folders below one side, or the side itself as its training split."""
+    splits: dict[str, Path] = {}
+    for name in _folders(root):
+        split = _SPLIT_OF.get(name.lower())
+        if split is None:
+            continue
+        if split in splits:
+            raise DataError(
+                f"{splits[split]} and {root / name} are both the {split} split; keep one of them."
+            )
+        splits[split] = root / name
+    return splits or {"train": root}
+
+
+def _side_by_side(root: Path) -> PairSet:
+    splits = _side_splits(root)
+    pairs = []
+    for split in SPLITS:
+        if split in splits:
+            folder = splits[split]
+            for name, file in _sorted(_list_images(folder)):
+                path = folder / file
+                pairs.append(Pair(name, ImageRef(path, "left"), ImageRef(path, "right"), split, ""))
+    unused = _beside([root], splits.values(), base=root)
+    return PairSet("side-by-side", tuple(pairs), tuple(unused))
+
+
+def _two_folders(
+    a: dict[str, Path], b: dict[str, Path], roots: Iterable[Path], *, base: Path | None
+) -> PairSet:
+    """Pair the files of each split by name; messages name paths relative to `base`."""
+    pairs: list[Pair] = []
+    unpaired: list[str] = []
+    for split in SPLITS:
+        folders = a.get(split), b.get(split)
+        files_a, files_b = ({} if folder is None else _list_images(folder) for folder in folders)
+        if folders[0] is not None and folders[1] is not None:
+            for name, file in _sorted(files_a):
+                if name in files_b:
+                    left, right = ImageRef(folders[0] / file), ImageRef(folders[1] / files_b[name])
+                    pairs.append(Pair(name, left, right, split, ""))
+        for own, other, files, partners in (
+            (folders[0], folders[1], files_a, files_b),
+            (folders[1], folders[0], files_b, files_a),
+        ):
+            where = f"the other side, which has no {split} folder" if other is None else _shown(other, base)
+            unpaired += [
+                f"{_shown(own / file, base)} has no partner in {where}"
+                for name, file in _sorted(files)
+                if own is not None and name not in partners
+            ]
+    unpaired += _beside(roots, [*a.values(), *b.values()], base=base)
+    return PairSet("two folders", tuple(pairs), tuple(unpaired))
+
+
+def _shown(path: Path, base: Path | None) -> str:
+    return str(path) if base is None else path.relative_to(base).as_posix()
+
+
+def _beside(roots: Iterable[Path], used: Collection[Path], *, base: Path | None) -> list[str]:
+    """A sentence for each image, and each folder of images, that split folders leave unread beside them."""
+    sentences = []
+    for root in roots:
+        if root in used:
+            continue
+        files = [root / entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name)]
+        folders = [root / name for name in _folders(root) if root / name not in used]
+        folders = [folder for folder in folders if any(_is_image(name) for name in os.listdir(folder))]
+        sentences += [
+            f"{_shown(path, base)} lies beside the split folders and is not used"
+            for path in sorted(files + folders, key=lambda path: _natural(path.name))
+        ]
+    return sentences
+
+
+def _nothing_found(root: Path, found: PairSet) -> str:
+    if found.layout == "manifest":
+        return f"{root} has a header but no rows."
+    if not found.unpaired:
+        return (
+            f"No images were found in {root}: looked for {', '.join(sorted(images.SUFFIXES))} in "
+            "side-by-side files (directly or in train, val, test), in A and B, and in trainA and trainB."
+        )
+    examples = "; ".join(dict.fromkeys((found.unpaired[0], found.unpaired[-1])))
+    return (
+        f"No pairs were found in {root}: {examples}. Partners have the same relative path without extension; "
+        "where names differ, write a manifest .csv with the header a,b[,split][,group]."
+    )
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Listing
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in images.SUFFIXES
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+
+
+def _list_images(root: Path) -> dict[str, str]:
+    """Relative path of each image below `root`, by its name: the same path without extension."""
+    files: dict[str, str] = {}
+    for file in _walk(str(root), "", {os.path.realpath(root)}):
+        name = os.path.splitext(file)[0]
+        if name in files:
+            raise DataError(
+                f"{root / files[name]} and {root / file} have the same name; partners are found by name, so "
+                "keep one of them."
+            )
+        files[name] = file
+    return files
+
+
+def _walk(folder: str, prefix: str, links: set[str]) -> Iterator[str]:
+    """Images below a folder. Linked folders are entered, each once, so that a cycle of links ends."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if entry.is_symlink():
+                    real = os.path.realpath(entry.path)
+                    if real in links:
+                        continue
+                    links.add(real)
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", links)
+            elif _is_image(entry.name):
+                yield prefix + entry.name
+
+
+_DIGITS = re.compile(r"([0-9]+)")
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """Sort key under which 2 comes before 10."""
+    parts: list[str | int] = list(_DIGITS.split(name.casefold()))
+    parts[1::2] = [int(digits) for digits in parts[1::2]]
+    return parts, name
+
+
+def _sorted(files: dict[str, str]) -> list[tuple[str, str]]:
+    return sorted(files.items(), key=lambda item: _natural(item[0]))
+
+
+# -----------------------------------------------------------------------------------------------------------
+# The manifest
+
+
+def _from_manifest(path: Path) -> PairSet:
+    """Rows of `a,b[,split][,group]`; paths are relative to the manifest's folder."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a manifest in UTF-8 ({error}).") from error
+    rows = csv.reader(io.StringIO(text, newline=""))
+    header = [column.strip().lower() for column in next(rows, [])]
+    unknown = [column for column in header if column not in _COLUMNS]
+    if unknown or not {"a", "b"} <= set(header) or len(set(header)) != len(header):
+        fault = f"has the unknown column {unknown[0]!r}" if unknown else "lacks a or b, or repeats a column"
+        raise DataError(f"{path}: the header {fault}; it must be a,b[,split][,group], with commas.")
+
+    pairs: list[Pair] = []
+    lines: dict[tuple[str, str], int] = {}
+    taken: set[tuple[str, str]] = set()
+    for cells in rows:
+        if not any(cell.strip() for cell in cells):
+            continue
+        where = f"{path}, line {rows.line_num}"
+        if len(cells) != len(header):
+            raise DataError(f"{where} has {len(cells)} fields; the header has {len(header)}.")
+        row = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
+        first = lines.setdefault((row["a"], row["b"]), rows.line_num)
+        if first != rows.line_num:
+            raise DataError(f"{where} repeats the pair of line {first} ({row['a']}, {row['b']}); remove one.")
+        split = _SPLIT_OF.get(row.get("split", "train").lower())
+        if split is None:
+            raise DataError(f"{where}: split is {row['split']!r}; it must be train, val or test.")
+        a, b = (_manifest_file(path.parent, row[column], f"{where}: {column}") for column in "ab")
+        name = _free_name(_manifest_name(row["a"]), split, taken)
+        pairs.append(Pair(name, ImageRef(a), ImageRef(b), split, row.get("group", "")))
+    pairs.sort(key=lambda pair: (SPLITS.index(pair.split), _natural(pair.name)))
+    return PairSet("manifest", tuple(pairs), ())
+
+
+def _manifest_file(folder: Path, cell: str, where: str) -> Path:
+    if not cell:
+        raise DataError(f"{where} is empty; every row names two files.")
+    path = folder / cell
+    if path.suffix.lower() not in images.SUFFIXES:
+        raise DataError(f"{where} is {cell!r}, which is not one of {', '.join(sorted(images.SUFFIXES))}.")
+    if not path.is_file():
+        raise DataError(f"{where}: {path} does not exist.")
+    return path
+
+
+def _manifest_name(cell: str) -> str:
+    """The relative path without extension; an absolute path or one with `..` is brought below the folder."""
+    path = PurePath(cell)
+    parts = [part for part in path.with_suffix("").parts if part not in (path.anchor, "..")]
+    return "/".join(parts)
+
+
+def _free_name(name: str, split: str, taken: set[tuple[str, str]]) -> str:
+    """`name`, or `name~2` and so on: one source may have several targets, but each pair needs a name."""
+    shown, count = name, 1
+    while (split, shown) in taken:
+        count += 1
+        shown = f"{name}~{count}"
+    taken.add((split, shown))
+    return shown
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Groups and splits
+
+
+def _grouped(pairs: Iterable[Pair], data: DataConfig) -> list[Pair]:
+    """Each pair with its group: the manifest's, else the pattern's, else its own name."""
+    group_of = _own_name if data.group_pattern is None else _by_pattern(data.group_pattern)
+    return [pair if pair.group else replace(pair, group=group_of(pair.name)) for pair in pairs]
+
+
+def _own_name(name: str) -> str:
+    """The name without the `~2` of a further target of the same source, which stays with the first."""
+    return re.sub(r"~[0-9]+$", "", name)
+
+
+def _by_pattern(expression: str) -> Callable[[str], str]:
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise DataError(
+            f"data.group_pattern is {expression!r}, which is no regular expression ({error})."
+        ) from error
+    if pattern.groups < 1:
+        raise DataError(f"data.group_pattern is {expression!r}; it must have a group, as in '(p[0-9]+)_'.")
+
+    def group_of(name: str) -> str:
+        match = pattern.search(name)
+        if match is None or not match.group(1):
+            raise DataError(
+                f"data.group_pattern {expression!r} finds no group in the name {name!r}; change the pattern, "
+                "so that no group can be divided between splits."
+            )
+        return match.group(1)
+
+    return group_of
+
+
+def _with_splits(pairs: list[Pair], data: DataConfig) -> list[Pair]:
+    """Make the splits that are asked for and do not exist, then keep `max_pairs` training pairs."""
+    train = [pair for pair in pairs if pair.split == "train"]
+    present = {pair.split for pair in pairs}
+    moved: dict[str, str] = {}
+    for split, share in (("test", data.test_fraction), ("val", data.val_fraction)):
+        if share > 0 and split not in present and train:
+            rest = [pair for pair in train if pair.name not in moved]
+            chosen = _draw_groups(rest, wanted=round(share * len(train)), seed=data.split_seed, split=split)
+            moved |= {pair.name: split for pair in rest if pair.group in chosen}
+    kept = [pair for pair in train if pair.name not in moved]
+    if data.max_pairs is not None and len(kept) > data.max_pairs:
+        kept = sorted(kept, key=lambda pair: _rank(data.split_seed, "max_pairs", pair.name))[: data.max_pairs]
+    names = {pair.name for pair in kept}
+
+    result = []
+    for pair in pairs:
+        if pair.split != "train" or pair.name in names:
+            result.append(pair)
+        elif pair.name in moved:
+            result.append(replace(pair, split=moved[pair.name]))
+    return sorted(result, key=lambda pair: SPLITS.index(pair.split))
+
+
+def _draw_groups(pairs: list[Pair], *, wanted: int, seed: int, split: str) -> set[str]:
+    """Whole groups of about `wanted` pairs together: at least one group, and at least one is left."""
+    sizes: dict[str, int] = {}
+    for pair in pairs:
+        sizes[pair.group] = sizes.get(pair.group, 0) + 1
+    if len(sizes) < 2:
+        raise DataError(
+            f"data.{split}_fraction is set, but the {len(pairs)} training pairs are all of one group "
+            f"({pairs[0].group!r}), which is never divided."
+        )
+    order = sorted(sizes, key=lambda group: _rank(seed, split, group))
+    chosen: set[str] = set()
+    count = 0
+    for group in order:
+        if count + sizes[group] <= wanted and len(chosen) < len(order) - 1:
+            chosen.add(group)
+            count += sizes[group]
+    return chosen or {min(order, key=lambda group: sizes[group])}
+
+
+def _rank(seed: int, purpose: str, name: str) -> bytes:
+    """A seeded random order by hashing: stable over library versions, and little moved by added files."""
+    return hashlib.sha256(f"{seed}\0{purpose}\0{name}".encode()).digest()

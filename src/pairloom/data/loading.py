@@ -1,0 +1,183 @@
+"""Training batches, as a function of the image's number.
+
+Image j of the whole training is `perm(seed, j // N)[j % N]`; its jitter and mirror are a function of
+(seed, j // N, j % N). So nothing about a loader needs saving: to resume is to start at another j, and the
+batches are the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pairloom.config import DataConfig
+from pairloom.data.augment import augment
+from pairloom.data.pairs import DataError, Pair, PairSet, label_sides, read_pair, training_pairs
+from pairloom.images import ImageError, ImageSpec
+
+Item = tuple[Tensor, Tensor] | ValueError
+"""A pair of tensors, or what is wrong with its files: raised in a worker, it would lose its sentence."""
+
+
+def training_batches(
+    pairs: PairSet | Sequence[Pair],
+    source_spec: ImageSpec,
+    target_spec: ImageSpec,
+    data: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    workers: int,
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """Batches of the images j in [start, stop) of the whole training; they run across the ends of epochs.
+
+    The k-th batch holds the images start + k * batch_size and following; the last one is smaller where
+    batch_size does not divide stop - start. No global random number generator is read or advanced.
+
+    Shapes: x (N, C, h, w) and y (N, C', h, w) with (h, w) = crop_size; float32, [-1, 1].
+
+    Raises:
+        DataError: There are no pairs, a pair does not suit its specs, or a worker process died.
+        ImageError: A file cannot be read.
+    """
+    train = training_pairs(pairs)
+    if not train:
+        raise DataError("There are no training pairs.")
+    return _batches(
+        TrainingImages(train, source_spec, target_spec, data, seed), batch_size, start, stop, workers
+    )
+
+
+def _batches(
+    dataset: TrainingImages, batch_size: int, start: int, stop: int, workers: int
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    loader: DataLoader[Item] = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=range(start, stop),
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # else the loader draws a seed from the global one
+    )
+    batches = _started(loader)
+    try:
+        while True:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            if isinstance(batch, ValueError):
+                raise batch
+            yield batch
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+            raise
+        raise DataError(
+            "A process that reads training images died, most often for want of memory or of shared memory "
+            "(/dev/shm); set data.workers=0 to read in the training process."
+        ) from error
+    finally:
+        del batches  # ends the workers now; a traceback that kept it alive would delay that
+
+
+def _started(loader: DataLoader[Item]) -> Iterator[Item]:
+    """The loader's iterator, without the signal handler that torch installs beside it.
+
+    That handler raises an error wherever the training happens to be when a worker dies. Without it, the
+    iterator still notices, within seconds, when the next batch is asked for.
+    """
+    if loader.num_workers == 0 or not hasattr(signal, "SIGCHLD"):
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGCHLD, before)
+    return batches
+
+
+def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order of the pairs in one epoch."""
+    # The last word tells this stream from those of `item_rng`.
+    return np.random.default_rng([seed % 2**64, epoch, 0, 1]).permutation(count)
+
+
+def item_rng(seed: int, epoch: int, position: int) -> np.random.Generator:
+    """The generator from which jitter and mirror of one image of the training are drawn."""
+    return np.random.default_rng([seed % 2**64, epoch, position])
+
+
+class TrainingImages(Dataset[Item]):
+    """Augmented pairs, indexed by j: the number of an image in the whole training, not in an epoch."""
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        source_spec: ImageSpec,
+        target_spec: ImageSpec,
+        data: DataConfig,
+        seed: int,
+    ) -> None:
+        self.pairs, self.data, self.seed = pairs, data, seed
+        self.specs = source_spec, target_spec
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    def pair(self, j: int) -> Pair:
+        """The pair that image j of the training shows."""
+        epoch, position = divmod(j, len(self.pairs))
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, permutation(self.seed, epoch, len(self.pairs))
+        return self.pairs[int(self._order[1][position])]
+
+    def __getitem__(self, j: int) -> Item:
+        data = self.data
+        try:
+            x, y = read_pair(self.pair(j), *self.specs, data)
+        except (DataError, ImageError) as error:
+            return error
+        return augment(
+            x,
+            y,
+            load_size=data.load_size,
+            crop_size=data.crop_size,
+            resize=data.resize,
+            mirror=data.mirror,
+            labels=label_sides(*self.specs),
+            rng=item_rng(self.seed, *divmod(j, len(self.pairs))),
+        )
+
+
+def _collate(items: list[Item]) -> Item:
+    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for item in items:
+        if isinstance(item, ValueError):
+            return item
+        for side, tensor in zip(sides, item, strict=True):
+            side.append(tensor)
+    return torch.stack(sides[0]), torch.stack(sides[1])
+
+
+def _start_worker(_: int) -> None:
+    """A signal to the whole process group must not kill the readers: the trainer still finishes its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """Obey SIGTERM from the training process, which ends its readers so; from anybody else it is ignored."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -1,0 +1,175 @@
+"""Deciding once, from the training images, what their values mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from pairloom import images
+from pairloom.config import DataConfig
+from pairloom.data.pairs import DataError, ImageRef, Pair, PairSet, evenly, training_pairs
+from pairloom.images import ImageError, ImageSpec
+from pairloom.palette import MAX_CLASSES, distinct_colours
+from pairloom.pixels import WHITE, Array
+
+AUTO_LABEL_COLOURS = 64
+"""Lossless training images with at most this many colours in all are label maps."""
+MEASURED_PAIRS = 200
+"""At most so many pairs, evenly spread over the training pairs, are read to measure ranges."""
+NOTED_IMAGES = 50
+"""Clipped shares and distances to the palette are means over at most so many images."""
+PALETTE_DISTANCE = 0.1
+"""Pixels that lie further from a given palette than this share of black to white have another palette."""
+
+
+def measure_specs(pairs: PairSet | Sequence[Pair], data: DataConfig) -> tuple[ImageSpec, ImageSpec]:
+    """Decide once, from the training pairs, how the files of each side become tensors.
+
+    Up to `MEASURED_PAIRS` evenly spread pairs are read. Whether a side is a label map is decided on all its
+    files, stopping at the first that is lossy or shows too many colours.
+
+    Raises:
+        DataError: There are no pairs, a file cannot be read, the files of a side differ in channels or type,
+            or the settings do not suit them.
+    """
+    train = training_pairs(pairs)
+    if not train:
+        raise DataError("There are no training pairs to measure.")
+    source = _measure([pair.source for pair in train], data, "source")
+    return source, _measure([pair.target for pair in train], data, "target")
+
+
+def _measure(refs: Sequence[ImageRef], data: DataConfig, side: Literal["source", "target"]) -> ImageSpec:
+    kind, scaling, limits, palette_path, one_hot = (
+        getattr(data, f"{side}_{field}") for field in ("kind", "scaling", "range", "palette", "one_hot")
+    )
+    palette: Sequence[tuple[int, ...]] = ()
+    names: tuple[str, ...] = ()
+    spread = np.unique(np.linspace(0, len(refs) - 1, min(len(refs), MEASURED_PAIRS)).round().astype(int))
+    try:
+        if palette_path is not None:
+            palette, names = images.read_palette(palette_path)
+        elif kind == "labels":
+            colours = _colours(refs, data, at_most=MAX_CLASSES, lossless=False)
+            if colours is None:
+                raise ImageError(
+                    f"The label maps hold more than {MAX_CLASSES} colours, or values that are no classes; "
+                    f"give data.{side}_palette, a file with one class a line, to which the pixels snap."
+                )
+            palette = sorted(colours)
+        elif kind == "auto" and scaling in ("auto", "full"):
+            colours = _colours(refs, data, at_most=AUTO_LABEL_COLOURS, lossless=True)
+            palette = sorted(colours) if colours and len(colours) > 1 else ()
+        spec = images.measure_spec(
+            _alike((refs[i] for i in spread), data),
+            kind=kind,
+            scaling=scaling,
+            limits=limits,
+            palette=palette,
+            palette_names=names,
+            one_hot=one_hot,
+        )
+    except ImageError as error:
+        raise DataError(f"The {side} images (data.{side}_*): {error}") from error
+    spec = replace(spec, alpha=data.alpha, page_axis=data.pages)
+    if palette_path is not None:
+        _check_palette(palette_path, [refs[i] for i in spread], spec, side)
+    return spec
+
+
+def _check_palette(path: str, refs: Sequence[ImageRef], spec: ImageSpec, side: str) -> None:
+    distance = _mean_of(images.palette_distance, refs, spec)
+    if distance > PALETTE_DISTANCE * WHITE[spec.dtype] * math.sqrt(spec.channels):
+        raise DataError(
+            f"data.{side}_palette: {path} does not match the {side} images: their pixels lie {distance:.1f} "
+            "file values on average from the nearest of its colours; give the palette that they were drawn "
+            "with, or none."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What the files of a side lose as they become tensors, as a sentence."""
+
+    sentence: str
+    much: bool
+    """So much that a setting is probably wrong; the sentence then names it."""
+
+
+def measure_losses(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec) -> list[Loss]:
+    """Colours that snap to the palette and values that are clipped, where there are any.
+
+    Means over at most `NOTED_IMAGES` of the pairs, evenly chosen.
+
+    Raises:
+        DataError: A file does not suit its spec.
+        ImageError: A file cannot be read.
+    """
+    losses = []
+    for side, spec in (("source", source_spec), ("target", target_spec)):
+        refs: list[ImageRef] = [getattr(pair, side) for pair in pairs]
+        if spec.kind == "labels":
+            lost = _mean_of(images.palette_distance, refs, spec)
+            sentence = f"The {side}'s pixels lie {lost:.4g} file values on average from their palette colour"
+            much, hint = lost > 0.03 * WHITE[spec.dtype], f"is data.{side}_palette the right one?"
+        else:
+            lost = 0.0 if spec.scaling == "full" else _mean_of(images.clipped_share, refs, spec)
+            sentence = f"{100 * lost:.3g} % of the {side}'s values lie outside its range and are clipped"
+            much, hint = lost > 0.02, f"see data.{side}_scaling and data.{side}_range."
+        if lost > 0:
+            losses.append(Loss(f"{sentence}; {hint}" if much else f"{sentence}.", much))
+    return losses
+
+
+def spec_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec) -> list[str]:
+    """The sentences of `measure_losses`."""
+    return [loss.sentence for loss in measure_losses(pairs, source_spec, target_spec)]
+
+
+def _mean_of(figure: Callable[[Array, ImageSpec], float], refs: Sequence[ImageRef], spec: ImageSpec) -> float:
+    figures = []
+    for ref in evenly(refs, NOTED_IMAGES):
+        array = ref.read(spec)
+        try:
+            figures.append(figure(array, spec))
+        except ImageError as error:
+            raise DataError(f"{ref}: {error}") from error
+    return float(np.mean(figures))
+
+
+def _alike(refs: Iterable[ImageRef], data: DataConfig) -> Iterator[Array]:
+    """Read one after the other; all must have the channels and the type of the first."""
+    first: tuple[ImageRef, int, str] | None = None
+    for ref in refs:
+        array = ref.read(data)
+        found = ref, array.shape[2], array.dtype.name
+        first = first or found
+        if found[1:] != first[1:]:
+            raise DataError(
+                f"{ref} has {found[1]} channels of {found[2]}, but {first[0]} has {first[1]} of {first[2]}; "
+                "all images of one side must have the same."
+            )
+        yield array
+
+
+def _colours(
+    refs: Sequence[ImageRef], data: DataConfig, *, at_most: int, lossless: bool
+) -> set[tuple[int, ...]] | None:
+    """All colours of the files; None when there are too many, or a file that must be lossless is not."""
+    colours: set[tuple[int, ...]] = set()
+    for ref in refs:
+        if lossless and not images.is_lossless(ref.path):
+            return None
+        array = ref.read(data)
+        # Only the first pixel of each run is counted: label maps have few runs, and sorting is what costs.
+        pixels = array.reshape(-1, array.shape[2])
+        changes = 1 + np.flatnonzero((pixels[1:] != pixels[:-1]).any(axis=1))
+        found = distinct_colours(pixels[None, np.concatenate(([0], changes))], at_most=at_most)
+        if found is None or len(colours | found) > at_most:
+            return None
+        colours |= found
+    return colours

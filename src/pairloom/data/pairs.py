@@ -1,0 +1,191 @@
+"""A pair of images: where its files are, and how they become tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from torch import Tensor
+
+from pairloom import images
+from pairloom.config import DataConfig
+from pairloom.data.augment import evaluation_geometry
+from pairloom.images import ImageError, ImageSpec
+from pairloom.pixels import Array
+
+SPLITS = ("train", "val", "test")
+T = TypeVar("T")
+
+
+class DataError(ValueError):
+    """Something about the data is wrong; one sentence says which file, what, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One side of a pair: a file, or the left or right half of a side-by-side file."""
+
+    path: Path
+    half: Literal["left", "right"] | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.half is None else f"{self.path} ({self.half} half)"
+
+    def cut(self, array: Array) -> Array:
+        """This side of the file's pixels, (H, W, C)."""
+        if self.half is None:
+            return array
+        width = array.shape[1]
+        if width % 2:
+            raise DataError(
+                f"{self.path} is {width} pixels wide: a side-by-side file holds two images of equal width, "
+                "so its width must be even."
+            )
+        return array[:, : width // 2] if self.half == "left" else array[:, width // 2 :]
+
+    def read(self, how: ImageSpec | DataConfig | None = None) -> Array:
+        """The pixels, in file values.
+
+        Shapes: (H, W, C).
+
+        Args:
+            how: What says what becomes of alpha and of further pages: the spec, or before there is one, the
+                settings. None: alpha is laid over white, and pages are channels.
+
+        Raises:
+            ImageError: The file cannot be read.
+            DataError: A side-by-side file is of odd width.
+        """
+        return self.cut(_read_file(self.path, how))
+
+
+def _read_file(path: Path, how: ImageSpec | DataConfig | None) -> Array:
+    if how is None:
+        return images.read_image(path)
+    pages = how.pages if isinstance(how, DataConfig) else how.page_axis
+    return images.read_image(path, alpha=how.alpha, page_axis=pages)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A source and its target. `name` is the relative path without extension, unique within its split."""
+
+    name: str
+    source: ImageRef
+    target: ImageRef
+    split: str
+    group: str
+
+    def read(
+        self, source: ImageSpec | DataConfig | None = None, target: ImageSpec | DataConfig | None = None
+    ) -> tuple[Array, Array]:
+        """The pixels of both sides, (H, W, C) each, in file values; a side-by-side file is decoded once.
+
+        Args:
+            source: How the source is read; see `ImageRef.read`.
+            target: How the target is read.
+
+        Raises:
+            ImageError: A file cannot be read.
+            DataError: A side-by-side file is of odd width.
+        """
+        if self.source.path != self.target.path:
+            return self.source.read(source), self.target.read(target)
+        array = _read_file(self.source.path, source)  # one file, one policy on alpha and pages
+        return self.source.cut(array), self.target.cut(array)
+
+
+@dataclass(frozen=True, slots=True)
+class PairSet:
+    """All pairs of a data set, in natural order of their names, and a sentence for each file left out."""
+
+    layout: Literal["side-by-side", "two folders", "manifest"]
+    pairs: tuple[Pair, ...]
+    unpaired: tuple[str, ...]
+
+    def split(self, name: str) -> tuple[Pair, ...]:
+        """The pairs of "train", "val" or "test"."""
+        return tuple(pair for pair in self.pairs if pair.split == name)
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, evenly spread over all."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def training_pairs(pairs: PairSet | Sequence[Pair]) -> Sequence[Pair]:
+    """A PairSet stands for its training pairs; a sequence for itself."""
+    return pairs.split("train") if isinstance(pairs, PairSet) else pairs
+
+
+def read_pair(
+    pair: Pair, source_spec: ImageSpec, target_spec: ImageSpec, data: DataConfig
+) -> tuple[Tensor, Tensor]:
+    """Both sides as tensors at their own size.
+
+    Shapes: (C, H, W) each, [-1, 1]; of equal H and W unless `data.resize` is "stretch".
+
+    Raises:
+        DataError: The files do not suit their specs, or differ in size where they must not.
+        ImageError: A file cannot be read.
+    """
+    source, target = pair.read(source_spec, target_spec)
+    x, y = _as_tensor(source, source_spec, pair.source), _as_tensor(target, target_spec, pair.target)
+    if data.resize != "stretch" and x.shape[1:] != y.shape[1:]:
+        raise DataError(
+            f"{pair.source} is {x.shape[2]}x{x.shape[1]} pixels and {pair.target} {y.shape[2]}x{y.shape[1]}; "
+            f"both sides must be of one size with data.resize={data.resize!r} (or use 'stretch')."
+        )
+    return x, y
+
+
+def _as_tensor(array: Array, spec: ImageSpec, ref: ImageRef) -> Tensor:
+    try:
+        return images.to_tensor(array, spec)
+    except ImageError as error:
+        raise DataError(f"{ref}: {error}") from error
+
+
+def load_pair(
+    pair: Pair, source_spec: ImageSpec, target_spec: ImageSpec, data: DataConfig
+) -> tuple[Tensor, Tensor]:
+    """Both sides as tensors in evaluation geometry: resized as `data.resize` says; no jitter, no mirror.
+
+    Shapes: (C, H, W) each, [-1, 1].
+
+    Raises:
+        DataError: See `read_pair`.
+        ImageError: A file cannot be read.
+    """
+    x, y = read_pair(pair, source_spec, target_spec, data)
+    return evaluation_geometry(
+        x, y, crop_size=data.crop_size, resize=data.resize, labels=label_sides(source_spec, target_spec)
+    )
+
+
+def label_sides(source_spec: ImageSpec, target_spec: ImageSpec) -> tuple[bool, bool]:
+    """Which sides are label maps, resized by nearest neighbour."""
+    return source_spec.kind == "labels", target_spec.kind == "labels"
+
+
+def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
+    """Hash over names, splits and file sizes: a copy elsewhere has the same.
+
+    Raises:
+        DataError: A file is no longer there.
+    """
+    digest = hashlib.sha256()
+    for pair in pairs.pairs if isinstance(pairs, PairSet) else pairs:
+        parts = [pair.name, pair.split]
+        for ref in (pair.source, pair.target):
+            try:
+                size = ref.path.stat().st_size
+            except OSError as error:
+                raise DataError(f"{ref.path} is no longer readable ({error.strerror}).") from error
+            parts += [ref.path.name, str(ref.half), str(size)]
+        digest.update("\0".join(parts).encode() + b"\n")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,421 @@
+"""The run: decide what was left open, say what will happen, train, save, publish."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pairloom import checkpoint as checkpoints
+from pairloom import config as configs
+from pairloom.config import Config, ConfigError
+from pairloom.data import PairSet, find_pairs, fingerprint, measure_specs, spec_notes, training_batches
+from pairloom.devices import has_bf16, peak_memory_mb, pick_device
+from pairloom.health import LossHealth, legend
+from pairloom.images import ImageSpec
+from pairloom.progress import Console, Interrupted, MetricsWindow, StopSignals, duration, estimate
+from pairloom.rundir import RunDir
+from pairloom.tracking import Tracker, open_tracker
+from pairloom.training import TrainState, learning_rate, train_step, update_ema
+from pairloom.translator import Translator
+from pairloom.validation import HeldOut
+
+
+class NonFiniteLoss(ValueError):
+    """A loss became NaN or infinite; nothing of that step was saved."""
+
+
+def train(config: Config, out: str | Path | None = None) -> Path:
+    """Train a model, or go on with one: the same call again resumes (bit for bit on one machine).
+
+    Args:
+        config: What to train on and how; `None` and "auto" are decided here and saved.
+        out: The run directory; None: runs/ and the name of the data set.
+
+    Returns:
+        The run directory, with generator.safetensors and, if there is a D, discriminator.safetensors.
+
+    Raises:
+        ConfigError: An impossible configuration, or one that differs from that of the run begun in `out`.
+        DataError: The data set cannot be read or paired.
+        NonFiniteLoss: A loss became NaN or infinite.
+        Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
+    """
+    config = _with_whole_paths(config)
+    out = Path(out) if out is not None else Path("runs") / Path(config.data.path).stem
+    for folder in filter(None, (config.data.path, config.data.path_b)):
+        if out.resolve().is_relative_to(folder):
+            raise ConfigError(f"{out}: lies in the data folder {folder}; choose an --out beside it.")
+    if config.training.init_from is not None and not Path(config.training.init_from).exists():
+        raise ConfigError(f"training.init_from: there is no {config.training.init_from}.")
+    pairs = find_pairs(config.data)
+    device = pick_device(config.training.device)
+    with RunDir(out) as run:
+        console = Console(run)
+        if run.begun:
+            source_spec, target_spec = run.read_specs()
+            config = _same_run(config, run.read_config(), out)
+            run.write_config(config)
+            if run.read_environment().get("data_fingerprint") != fingerprint(pairs.pairs):
+                console.say(
+                    "Warning: the data set has changed since this run began; the order of images may differ."
+                )
+        else:
+            console.say("Measuring the training images.")
+            source_spec, target_spec = measure_specs(pairs.split("train"), config.data)
+            config = resolve(config, source_spec, target_spec, device)
+            run.write_identity(
+                config,
+                source_spec,
+                target_spec,
+                device=str(device),
+                data_fingerprint=fingerprint(pairs.pairs),
+            )
+        _introduce(console, config, pairs, source_spec, target_spec, device)
+        fit(run, console, config, pairs, source_spec, target_spec, device)
+    return out
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """Relative paths mean this folder, now; a saved configuration is read from others, later."""
+    data, init_from = config.data, config.training.init_from
+    names = ("path", "path_b", "source_palette", "target_palette")
+    whole: dict[str, Any] = {n: str(Path(getattr(data, n)).resolve()) for n in names if getattr(data, n)}
+    training = replace(config.training, init_from=init_from and str(Path(init_from).resolve()))
+    return replace(config, data=replace(data, **whole), training=training)
+
+
+def resolve(config: Config, source_spec: ImageSpec, target_spec: ImageSpec, device: torch.device) -> Config:
+    """Decide every `None` and "auto" that changes what a step computes."""
+    g, training = config.generator, config.training
+    for side, given, spec in (
+        ("source", g.source_channels, source_spec),
+        ("target", g.target_channels, target_spec),
+    ):
+        if given is not None and given != spec.tensor_channels:
+            raise ConfigError(
+                f"generator.{side}_channels is {given}, but the {side} images have {spec.tensor_channels}; "
+                "leave it out to have it measured."
+            )
+    precision = training.precision
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    return replace(
+        config,
+        generator=replace(
+            g,
+            source_channels=source_spec.tensor_channels,
+            target_channels=target_spec.tensor_channels,
+            num_downs=g.num_downs or configs.halvings(config.data.crop_size),
+        ),
+        training=replace(training, precision=precision),
+    )
+
+
+def _same_run(config: Config, begun: Config, out: str | Path) -> Config:
+    """The begun run's configuration, with the run-time fields of this call."""
+    config = configs.adopt(config, begun)
+    if changed := configs.differences(begun, config):
+        raise ConfigError(
+            f"{out}: holds a run with another configuration ({'; '.join(changed)}). "
+            "Give the same values to resume it, or another --out to start anew."
+        )
+    return config
+
+
+def _introduce(
+    console: Console,
+    config: Config,
+    pairs: PairSet,
+    source: ImageSpec,
+    target: ImageSpec,
+    device: torch.device,
+) -> None:
+    counts = ", ".join(f"{len(pairs.split(s))} {s}" for s in ("train", "val", "test") if pairs.split(s))
+    console.say(f"Pairs: {counts} ({pairs.layout}); {len(pairs.unpaired)} files without a partner.")
+    console.say(f"Source: {source.words()}")
+    console.say(f"Target: {target.words()}")
+    for note in spec_notes(pairs.split("train"), source, target):
+        console.say(note)
+    console.say(f"Device: {device}, {config.training.precision}, {torch.get_num_threads()} threads.")
+    if config.objective.lambda_gan > 0:
+        console.say(legend(config.objective.gan_mode, halved=config.objective.halve_d))
+
+
+def fit(
+    run: RunDir,
+    console: Console,
+    config: Config,
+    pairs: PairSet,
+    source_spec: ImageSpec,
+    target_spec: ImageSpec,
+    device: torch.device,
+) -> None:
+    """The loop: one honest paragraph for each thing that happens in it."""
+    training, logging = config.training, config.logging
+    train_pairs = pairs.split("train")
+    epochs = training.epochs or 1
+    total_steps = training.steps or math.ceil(epochs * len(train_pairs) / training.batch_size)
+    save_every = logging.save_every_steps or min(max(math.ceil(total_steps / 20), 100), 5000)
+    if training.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+    # Say how long it will take, from a few steps of a state that is thrown away.
+    state, complaints = checkpoints.load_latest(run.checkpoints)
+    begin = state["step"] if state is not None else 0
+    if begin < total_steps:
+        seconds = trial_seconds_per_step(config, device)
+        console.say(estimate(total_steps - begin, total_steps, seconds))
+
+    # Start, or start again where the last whole checkpoint was.
+    train_state = TrainState.create(config, device)
+    health = LossHealth()
+    if state is not None:
+        train_state.load_state_dict(state)
+        for complaint in complaints:
+            console.say(f"Warning: {complaint} An earlier one is used.")
+        console.say(f"Resuming at step {train_state.step} of {total_steps}.")
+    elif training.init_from is not None:
+        console.say(start_from(train_state, Path(training.init_from)))
+    del state
+    old_lines = run.cut_metrics(train_state.step)
+    for line in old_lines:
+        health.observe(line)
+
+    held_out = HeldOut(pairs, source_spec, target_spec, config.data, drawn=logging.sample_pairs)
+    held_out.best = checkpoints.best_val_l1(run.checkpoints)
+    model = Translator(
+        train_state.inference_generator,
+        source_spec,
+        target_spec,
+        config,
+        provenance={"run": run.path.name, "pairs": len(train_pairs)},
+    )
+    train_state.generator.train()
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=training.precision == "bf16")
+    batches = training_batches(
+        train_pairs,
+        source_spec,
+        target_spec,
+        config.data,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        start=train_state.images_seen,
+        stop=total_steps * training.batch_size,
+        workers=_workers(config.data.workers),
+    )
+    window = MetricsWindow()
+    tracker = open_tracker(logging.track, run.path, config)
+    with StopSignals() as stop, closing(batches), closing(tracker), console.progress(total_steps) as bar:
+        bar.update(train_state.step, {})
+        while train_state.step < total_steps:
+            # Fetch: with workers this only waits when they are slower than the step.
+            started = time.perf_counter()
+            try:
+                x, y = next(batches)
+            except ValueError:  # a file has become unreadable: what was learned until now is kept
+                if train_state.step > begin:
+                    _save(run, train_state, model, best=None)
+                raise
+            x = x.to(device, memory_format=torch.channels_last, non_blocking=True)
+            y = y.to(device, memory_format=torch.channels_last, non_blocking=True)
+            fetched = time.perf_counter()
+
+            # Step.
+            rate = learning_rate(
+                training.learning_rate, train_state.step, total_steps, training.decay_fraction
+            )
+            for optimizer in (train_state.optimizer_g, train_state.optimizer_d):
+                if optimizer is not None:
+                    optimizer.param_groups[0]["lr"] = rate
+            logs = train_step(train_state, x, y, config.objective, autocast)
+            update_ema(train_state, training.ema_decay)
+            window.add(logs)
+
+            # On a CPU looking at a number costs nothing; elsewhere every look would wait for the device.
+            log_due = train_state.step % logging.log_every_steps == 0
+            # Asked once a step: a signal that comes later is seen, and the state saved, after the next step.
+            stopping = stop.signum is not None
+            save_due = train_state.step % save_every == 0 or train_state.step == total_steps or stopping
+            if device.type == "cpu" or log_due or save_due:
+                _stop_if_not_finite(logs, train_state, run, weights=save_due)
+            now = time.perf_counter()
+            train_state.elapsed_seconds += now - started
+            window.time(now - started, fetched - started)
+
+            # Log: also before a save, so that no line averages over steps on both sides of a checkpoint.
+            if log_due or save_due:
+                line = {
+                    "step": train_state.step,
+                    "images_seen": train_state.images_seen,
+                    **window.means(),
+                    "lr": rate,
+                }
+                line |= {
+                    "memory_mb": peak_memory_mb(device),
+                    "elapsed_seconds": round(train_state.elapsed_seconds, 3),
+                }
+                _record(line, run, tracker, health, console)
+                window = MetricsWindow()
+                bar.update(train_state.step, line)
+            else:
+                bar.update(train_state.step, {})
+
+            # Validate, draw the samples, save. None of it touches the training RNG. Whoever sent a signal may
+            # not wait long: then the state alone is saved.
+            if stopping and train_state.step < total_steps:
+                _save(run, train_state, model, best=None)
+                _publish(run, train_state, model)
+            elif save_due:
+                train_state.generator.eval()
+                val_l1 = held_out.validate(model)
+                improved = val_l1 is not None and val_l1 < held_out.best
+                if val_l1 is not None:
+                    held_out.best = min(val_l1, held_out.best)
+                    _record({"step": train_state.step, "val_L1": val_l1}, run, tracker, health, console)
+                _save(run, train_state, model, best=val_l1 if improved else None)
+                _publish(run, train_state, model)
+                if logging.keep_snapshots:
+                    _snapshot(run, model, train_state.step)
+                held_out.draw(model, run.path / "samples" / f"step-{train_state.step:08d}.png")
+                train_state.generator.train()
+            if stopping:
+                break
+
+    if begin >= total_steps:
+        _publish(run, train_state, model)  # a kill may have come between the last state and these files
+    if stop.signum is not None and train_state.step < total_steps:
+        console.say(
+            f"Stopped by a signal after step {train_state.step}; saved. The same command goes on from there."
+        )
+        raise Interrupted(stop.signum)
+    console.say(f"Trained {train_state.step} steps in {duration(train_state.elapsed_seconds)}.")
+
+
+def trial_seconds_per_step(config: Config, device: torch.device, trials: int = 3) -> float:
+    """Seconds a step takes on this machine, measured on noise with a state that is then thrown away."""
+    rng_state = torch.get_rng_state()
+    state = TrainState.create(config, device)
+    height, width = configs.height_width(config.data.crop_size)
+    batch = config.training.batch_size
+    x, y = (
+        torch.rand(batch, c, height, width, device=device).contiguous(memory_format=torch.channels_last)
+        for c in config.generator.channels
+    )
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.training.precision == "bf16")
+    seconds = []
+    for _ in range(trials):
+        started = time.perf_counter()
+        logs = train_step(state, x, y, config.objective, autocast)
+        next(iter(logs.values())).item()  # wait for the device
+        seconds.append(time.perf_counter() - started)
+    torch.set_rng_state(rng_state)
+    return min(seconds)
+
+
+def start_from(state: TrainState, path: Path) -> str:
+    """Fine-tune: take G's weights, and D's when they lie beside, from a run, its files or its checkpoints.
+
+    Returns:
+        What was taken, in words.
+
+    Raises:
+        CheckpointError: No model there, or one of another shape.
+    """
+    _copy_weights(state.generator, Translator.load(path, device="cpu").generator, path)
+    if state.ema is not None:
+        state.ema.load_state_dict(state.generator.state_dict())
+    other = checkpoints.load_discriminator(path if path.is_dir() or path.suffix == ".pt" else path.parent)
+    if state.discriminator is not None and other is not None:
+        _copy_weights(state.discriminator, other, path)
+        return f"Starting from the generator and the discriminator of {path}."
+    missing = "" if state.discriminator is None else "; no discriminator lies beside it, so D starts anew"
+    return f"Starting from the generator of {path}{missing}."
+
+
+def _copy_weights(net: torch.nn.Module, other: torch.nn.Module, path: Path) -> None:
+    try:
+        net.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise checkpoints.CheckpointError(
+            f"{path}: its networks have another shape than this configuration's; give the same generator and "
+            f"discriminator fields and the same channels ({str(error).splitlines()[1].strip()})."
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Parts of the loop
+
+
+def _record(
+    line: dict[str, Any], run: RunDir, tracker: Tracker, health: LossHealth, console: Console
+) -> None:
+    run.append_metrics(line)
+    tracker.log(line)
+    for warning in health.observe(line):
+        run.append_metrics({"step": line["step"], "warning": warning})
+        console.say(f"Warning: {warning}")
+
+
+def _save(run: RunDir, state: TrainState, model: Translator, *, best: float | None) -> None:
+    model.provenance |= {"step": state.step, "images_seen": state.images_seen}
+    contents = state.state_dict() | {"model": json.dumps(model.describe())}
+    figures = None if best is None else {"val_L1": best}
+    checkpoints.save_state(run.checkpoints, contents, state.step, best=figures)
+
+
+def _snapshot(run: RunDir, model: Translator, step: int) -> None:
+    folder = run.path / "snapshots"
+    folder.mkdir(exist_ok=True)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in model.generator.state_dict().items()}
+    checkpoints.save_weights(folder / f"step-{step:08d}.safetensors", half, model.describe())
+
+
+def _publish(run: RunDir, state: TrainState, model: Translator) -> None:
+    """The files for people: G and D at the last step."""
+    model.provenance |= {"step": state.step, "images_seen": state.images_seen}
+    description = model.describe()
+    checkpoints.save_weights(run.path / "generator.safetensors", model.generator.state_dict(), description)
+    if state.discriminator is not None:
+        weights = state.discriminator.state_dict()
+        checkpoints.save_weights(
+            run.path / "discriminator.safetensors", weights, description | {"network": "discriminator"}
+        )
+
+
+def _stop_if_not_finite(logs: dict[str, Tensor], state: TrainState, run: RunDir, *, weights: bool) -> None:
+    bad = [name for name, value in logs.items() if not math.isfinite(value.item())]
+    if weights and not bad:
+        # Finite losses may still have had gradients that were not; such weights must never be saved as good.
+        nets = {"G": state.generator, "D": state.discriminator}
+        bad = [f"the weights of {name}" for name, net in nets.items() if net is not None and not _finite(net)]
+    if not bad:
+        return
+    kept = checkpoints.steps(run.checkpoints)
+    last = f"the last good checkpoint is step {kept[-1]}" if kept else "no checkpoint had been written yet"
+    text = (
+        f"{' and '.join(bad)} became non-finite at step {state.step}; stopped, and {last}. "
+        "Lower training.learning_rate, or look for broken values with `pairloom data check`."
+    )
+    run.append_metrics({"step": state.step, **{name: value.item() for name, value in logs.items()}})
+    run.append_metrics({"step": state.step, "warning": text})
+    run.say(text)
+    raise NonFiniteLoss(text)
+
+
+def _finite(net: torch.nn.Module) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in net.parameters())
+
+
+def _workers(given: int | None) -> int:
+    if given is not None:
+        return given
+    return min(max(torch.get_num_threads() // 2, 1), 4)

@@ -1,0 +1,452 @@
+"""The only place where pixel values change meaning: files <-> arrays <-> tensors in [-1, 1].
+
+Arrays are (H, W, C), `uint8 | uint16 | float32`, and hold file values (`formats` reads and writes them).
+Tensors are (C, H, W) or (N, C, H, W), float32, in [-1, 1]. An `ImageSpec` says how one becomes the other,
+and back; it is measured once on the training images, shown, and stored with the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pairloom.formats import SUFFIXES, holds_losslessly, image_shape, is_lossless, read_image, write_image
+from pairloom.palette import MAX_CLASSES, Colours, nearest, read_palette
+from pairloom.pixels import (
+    DTYPES,
+    MAX_CHANNELS,
+    WHITE,
+    Alpha,
+    Array,
+    ImageError,
+    PageAxis,
+    check_array,
+    described,
+)
+from pairloom.survey import Survey, survey
+
+__all__ = [
+    "SUFFIXES",
+    "Array",
+    "ImageError",
+    "ImageSpec",
+    "clipped_share",
+    "image_shape",
+    "is_lossless",
+    "measure_spec",
+    "output_suffix",
+    "palette_distance",
+    "read_image",
+    "read_palette",
+    "resize",
+    "to_array",
+    "to_tensor",
+    "write_image",
+]
+
+Kind = Literal["intensity", "labels", "lab"]
+Scaling = Literal["full", "range", "percentile", "zscore"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageSpec:
+    """How the values of an image file become numbers in [-1, 1], and back.
+
+    Raises:
+        ImageError: A field contradicts another or is out of its range; the field is named.
+    """
+
+    channels: int
+    """Of the file; 1 to 64."""
+    dtype: Literal["uint8", "uint16", "float32"]
+    """Of the file."""
+    kind: Kind = "intensity"
+    """intensity: values are amounts; labels: colours are classes; lab: reserved for colourisation."""
+    scaling: Scaling = "full"
+    """How low and high were found: the dtype's range, given, percentiles, mean +- k standard deviations."""
+    low: tuple[float, ...]
+    """Per channel, the file value that becomes -1."""
+    high: tuple[float, ...]
+    """Per channel, the file value that becomes +1; where it equals low, all is 0 and comes back as low."""
+    names: tuple[str, ...] = ()
+    """Of the channels."""
+    palette: Colours = ()
+    """labels: one colour a class, each with one value a channel."""
+    palette_names: tuple[str, ...] = ()
+    """Of the classes."""
+    one_hot: bool = False
+    """labels enter as one channel a class, +1 where the class is and -1 elsewhere."""
+    alpha: Alpha = "white"
+    """Transparent pixels: laid over white, or alpha kept as a channel."""
+    page_axis: PageAxis = "channels"
+    """A TIFF of several pages: pages are channels, or only the first is read."""
+    version: int = 1
+    """Of this record's layout."""
+
+    def __post_init__(self) -> None:
+        _check_spec(self)
+
+    @property
+    def tensor_channels(self) -> int:
+        """Channels of the tensor: one a class with one_hot, else those of the file."""
+        return len(self.palette) if self.one_hot else self.channels
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {key: _listed(value) for key, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ImageSpec:
+        """The spec that `to_dict` wrote, also by way of JSON.
+
+        Raises:
+            ImageError: The record has another version, an unknown field, or lacks one.
+        """
+        version = values.get("version", 1)
+        if version != 1:
+            raise ImageError(
+                f"The image spec has version {version!r}, this pairloom reads 1; use a newer pairloom."
+            )
+        fields = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - fields)
+        missing = sorted({"channels", "dtype", "low", "high"} - set(values))
+        if unknown or missing:
+            raise ImageError(
+                f"The image spec has unknown fields {unknown} and lacks {missing}; its file is damaged."
+            )
+        return cls(**{key: _tupled(value) for key, value in values.items()})
+
+    def words(self) -> str:
+        """One line for people."""
+        plural = "" if self.channels == 1 else "s"
+        what = f"{self.channels} channel{plural}, {self.dtype}"
+        if self.kind == "labels":
+            form = "one-hot" if self.one_hot else "as colours"
+            return f"{what}, label map of {len(self.palette)} classes, {form}"
+        pairs = list(dict.fromkeys(zip(self.low, self.high, strict=True)))
+        ranges = ", ".join(f"{low:.6g}..{high:.6g}" for low, high in pairs[:4]) + (
+            ", ..." if len(pairs) > 4 else ""
+        )
+        how = "" if self.scaling in ("full", "range") else f" ({self.scaling})"
+        kind = "Lab" if self.kind == "lab" else self.kind
+        return f"{what}, {kind}, {ranges} -> -1..1{how}"
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ImageError(f"ImageSpec.{name} is {value!r}; it must be {allowed}.")
+
+
+def _check_spec(spec: ImageSpec) -> None:
+    c = spec.channels
+    _require(isinstance(c, int) and 1 <= c <= MAX_CHANNELS, "channels", c, f"1 to {MAX_CHANNELS}")
+    _require(spec.dtype in DTYPES, "dtype", spec.dtype, f"one of {', '.join(DTYPES)}")
+    choices = {
+        "kind": ("intensity", "labels", "lab"),
+        "scaling": ("full", "range", "percentile", "zscore"),
+        "alpha": ("white", "keep"),
+        "page_axis": ("channels", "first"),
+        "version": (1,),
+    }
+    for name, allowed in choices.items():
+        _require(getattr(spec, name) in allowed, name, getattr(spec, name), f"one of {allowed}")
+    for name in ("low", "high"):
+        limits = getattr(spec, name)
+        good = len(limits) == c and all(math.isfinite(v) for v in limits)
+        _require(good, name, limits, f"{c} finite numbers, one a channel")
+    ordered = all(low <= high for low, high in zip(spec.low, spec.high, strict=True))
+    _require(ordered, "low", spec.low, f"at most high, {spec.high}, in every channel")
+    _require(len(spec.names) in (0, c), "names", spec.names, f"empty or {c} names, one a channel")
+
+    labels = spec.kind == "labels"
+    _require(not spec.one_hot or labels, "one_hot", True, f"false unless kind is labels (it is {spec.kind})")
+    _require(
+        labels or not spec.palette,
+        "palette",
+        spec.palette,
+        f"empty unless kind is labels (it is {spec.kind})",
+    )
+    if labels:
+        _require(spec.dtype != "float32", "dtype", spec.dtype, "uint8 or uint16 for a label map")
+        _require(
+            1 <= len(spec.palette) <= MAX_CLASSES, "palette", spec.palette, f"1 to {MAX_CLASSES} colours"
+        )
+        for colour in spec.palette:
+            fits = len(colour) == c and all(0 <= v <= WHITE[spec.dtype] for v in colour)
+            _require(fits, "palette", colour, f"colours of {c} {spec.dtype} values, one a channel")
+        _require(
+            len(set(spec.palette)) == len(spec.palette), "palette", spec.palette, "colours that all differ"
+        )
+    size = len(spec.palette)
+    _require(
+        len(spec.palette_names) in (0, size),
+        "palette_names",
+        spec.palette_names,
+        f"empty or {size} names, one a class",
+    )
+
+
+def output_suffix(source_suffix: str, spec: ImageSpec) -> str:
+    """The source's own suffix if that container holds the output losslessly, else .png, else .tif."""
+    for suffix in (source_suffix, ".png"):
+        if holds_losslessly(suffix, dtype=spec.dtype, channels=spec.channels):
+            return suffix
+    return ".tif"
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Arrays <-> tensors
+
+
+def to_tensor(array: Array, spec: ImageSpec) -> Tensor:
+    """File values as the networks see them.
+
+    Intensities become 2 (v - low) / (high - low) - 1, clipped to [-1, 1]. Pixels of a label map snap to the
+    nearest palette colour first; with one_hot they become one channel a class.
+
+    Shapes: array (H, W, C) -> (spec.tensor_channels, H, W), contiguous.
+    Units: file values -> [-1, 1], float32.
+
+    Raises:
+        ImageError: The array's channels or dtype are not the spec's.
+    """
+    _check_match(array, spec)
+    if spec.kind == "labels":
+        index = nearest(array, spec.palette)
+        if spec.one_hot:
+            classes = torch.arange(len(spec.palette))[:, None, None]
+            return (torch.from_numpy(index) == classes).float().mul_(2.0).sub_(1.0)
+        array = np.array(spec.palette, dtype=array.dtype)[index]
+    low, half = _low_and_half(spec)
+    values = torch.from_numpy(array.transpose(2, 0, 1).astype(_arithmetic(spec), order="C"))
+    values.sub_(low).div_(half.where(half > 0, 1.0)).sub_(1.0).clamp_(-1.0, 1.0)
+    if not half.all():
+        values[half.flatten() == 0] = 0.0
+    return values.float()
+
+
+def to_array(tensor: Tensor, spec: ImageSpec) -> Array:
+    """What the networks made, as file values.
+
+    Clipped to [-1, 1], mapped to low..high, rounded (never truncated) and clipped to the dtype. Label maps
+    come back in palette colours only: the argmax of one-hot channels, else the nearest colour.
+
+    Shapes: tensor (spec.tensor_channels, H, W), any float dtype, any device -> (H, W, spec.channels).
+    Units: [-1, 1] -> file values, spec.dtype.
+
+    Raises:
+        ImageError: The tensor's channels are not the spec's, or it holds NaN or infinity.
+    """
+    if tensor.ndim != 3 or tensor.shape[0] != spec.tensor_channels:
+        raise ImageError(
+            f"The tensor has shape {tuple(tensor.shape)}; expected ({spec.tensor_channels}, H, W)."
+        )
+    bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+    if bad:
+        raise ImageError(
+            f"{bad} of the tensor's {tensor.numel()} values are NaN or infinite; the network has diverged."
+        )
+    palette = np.array(spec.palette, dtype=spec.dtype)
+    if spec.one_hot:
+        one_hot: Array = palette[tensor.argmax(dim=0).cpu().numpy()]
+        return one_hot
+    low, half = _low_and_half(spec)
+    values = tensor.detach().to("cpu", low.dtype).clamp(-1.0, 1.0).add_(1.0).mul_(half).add_(low)
+    if spec.dtype != "float32":
+        values = values.round_().clamp_(0, WHITE[spec.dtype])
+    array: Array = values.permute(1, 2, 0).numpy().astype(spec.dtype, order="C")
+    return palette[nearest(array, spec.palette)] if spec.kind == "labels" else array
+
+
+def resize(tensor: Tensor, size: tuple[int, int], *, labels: bool) -> Tensor:
+    """Bilinear with antialiasing, or for label maps nearest neighbour, which makes no new colours.
+
+    Shapes: tensor (C, H, W) or (N, C, H, W); size (height, width) -> the same with that height and width.
+    """
+    if tuple(tensor.shape[-2:]) == tuple(size):
+        return tensor
+    batch = tensor if tensor.ndim == 4 else tensor[None]
+    if labels:
+        batch = F.interpolate(batch, size=size, mode="nearest-exact")
+    else:
+        batch = F.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return batch if tensor.ndim == 4 else batch[0]
+
+
+def clipped_share(array: Array, spec: ImageSpec) -> float:
+    """The share, 0 to 1, of an image's values outside low..high, which `to_tensor` clips."""
+    _check_match(array, spec)
+    outside = (array < np.array(spec.low)) | (array > np.array(spec.high))
+    return float(outside.mean())
+
+
+def palette_distance(array: Array, spec: ImageSpec) -> float:
+    """Mean Euclidean distance, in file values, of an image's pixels to the palette colours they snap to."""
+    assert spec.kind == "labels"
+    _check_match(array, spec)
+    colours = np.array(spec.palette, dtype=np.float64)[nearest(array, spec.palette)]
+    return float(np.sqrt(((array - colours) ** 2).sum(axis=2)).mean())
+
+
+def _arithmetic(spec: ImageSpec) -> Any:
+    """Integers up to 65535 are exact in float32; floats need float64, as low may be large beside the span."""
+    return np.float64 if spec.dtype == "float32" else np.float32
+
+
+def _low_and_half(spec: ImageSpec) -> tuple[Tensor, Tensor]:
+    """(C, 1, 1) low, and half the distance from low to high."""
+    low, high = np.array(spec.low, dtype=np.float64), np.array(spec.high, dtype=np.float64)
+    columns = [values.astype(_arithmetic(spec))[:, None, None] for values in (low, (high - low) / 2.0)]
+    return torch.from_numpy(columns[0]), torch.from_numpy(columns[1])
+
+
+def _check_match(array: Array, spec: ImageSpec) -> None:
+    check_array("The image", array)
+    if (array.shape[2], array.dtype.name) != (spec.channels, spec.dtype):
+        raise ImageError(
+            f"The image has {described(array.shape[2], array.dtype.name)}, but the spec is for"
+            f" {described(spec.channels, spec.dtype)}; convert the image."
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Measuring a spec
+
+
+def measure_spec(
+    arrays: Iterable[Array],
+    *,
+    kind: Literal["auto", "intensity", "labels"] = "auto",
+    scaling: Literal["auto", "full", "range", "percentile", "zscore"] = "auto",
+    limits: tuple[float, float] | None = None,
+    palette: Sequence[Sequence[int]] = (),
+    palette_names: Sequence[str] = (),
+    one_hot: bool = False,
+) -> ImageSpec:
+    """The spec of a set of training images, read once, one after the other.
+
+    Args:
+        arrays: (H, W, C) file values, of any sizes; a generator will do.
+        kind: "auto": labels when a palette is given, else intensity.
+        scaling: "auto": full for uint8, percentile for uint16 and float32. "full": 0 to the dtype's largest
+            value.
+        limits: range: low and high file value, for every channel; percentile: two percentiles, default (0.1,
+            99.9), measured per channel; zscore: (0, k), default k = 3: mean +- k standard deviations, per
+            channel.
+        palette: The classes' colours; labels need one.
+        palette_names: The classes' names.
+        one_hot: labels enter the networks as one channel a class.
+
+    A label map's low and high are 0 and 255 for RGB colours of 8 bits; otherwise they are the smallest and
+    largest value of the palette in each channel, so that classes numbered 0 to 7 fill [-1, 1].
+
+    Raises:
+        ImageError: The images differ in channels or dtype, there are none, or the options contradict them.
+    """
+    colours_given: Colours = tuple(tuple(int(v) for v in colour) for colour in palette)
+    _check_options(kind, scaling, limits, colours_given, one_hot)
+    found = survey(arrays)
+    if colours_given:
+        return _labels_spec(found, colours_given, tuple(palette_names), one_hot)
+    if one_hot:
+        raise ImageError("one_hot is set, but the images are no label maps; give a palette or kind=labels.")
+    if scaling == "auto":
+        scaling = "full" if found.dtype == "uint8" else "percentile"
+    low, high = _limits(found, scaling, limits)
+    return ImageSpec(channels=found.channels, dtype=found.dtype, scaling=scaling, low=low, high=high)
+
+
+def _check_options(
+    kind: str, scaling: str, limits: tuple[float, float] | None, palette: Colours, one_hot: bool
+) -> None:
+    if kind == "intensity" and (palette or one_hot):
+        raise ImageError(
+            "A palette or one_hot is for label maps, but kind=intensity; leave them out or say kind=labels."
+        )
+    if kind == "labels" and not palette:
+        raise ImageError("kind=labels needs a palette, with one colour a class.")
+    if palette and scaling not in ("auto", "full"):
+        raise ImageError(
+            f"scaling={scaling} is for intensities, but the images are label maps; leave it out."
+        )
+    if limits is None:
+        if scaling == "range":
+            raise ImageError("scaling=range needs the low and the high file value.")
+        return
+    low, high = limits
+    allowed = {
+        "range": (low < high, "low and high file value, low first"),
+        "percentile": (0 <= low < high <= 100, "two percentiles from 0 to 100, the lower first"),
+        "zscore": (low == 0 and high > 0, "(0, k) with k, the standard deviations to each side, above 0"),
+    }
+    good, words = allowed.get(scaling, (False, "left out, or scaling must be range, percentile or zscore"))
+    if not good or not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError(f"The limits {limits} do not fit scaling={scaling}; they must be {words}.")
+
+
+def _labels_spec(found: Survey, palette: Colours, names: tuple[str, ...], one_hot: bool) -> ImageSpec:
+    if found.dtype == "float32":
+        raise ImageError(
+            "A label map holds uint8 or uint16 values, but these are float32; save the classes as integers."
+        )
+    if len(palette[0]) != found.channels:
+        raise ImageError(
+            f"The palette's colours have {len(palette[0])} values, but the images"
+            f" {described(found.channels, found.dtype)}; write one value a channel."
+        )
+    low = tuple(float(min(values)) for values in zip(*palette, strict=True))
+    high = tuple(float(max(values)) for values in zip(*palette, strict=True))
+    if (found.channels, found.dtype) == (3, "uint8"):
+        low, high = (0.0,) * 3, (255.0,) * 3
+    return ImageSpec(
+        channels=found.channels,
+        dtype=found.dtype,
+        kind="labels",
+        low=low,
+        high=high,
+        palette=palette,
+        palette_names=names,
+        one_hot=one_hot,
+    )
+
+
+def _limits(
+    found: Survey, scaling: Scaling, limits: tuple[float, float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Low and high of every channel."""
+    sample = found.sample.astype(np.float64)
+    if scaling == "full":
+        if found.dtype == "float32":
+            raise ImageError(
+                "float32 images have no full range; say scaling=range with low and high, or percentile."
+            )
+        low, high = np.zeros(found.channels), np.full(found.channels, float(WHITE[found.dtype]))
+    elif scaling == "range":
+        assert limits is not None
+        low, high = np.full(found.channels, limits[0]), np.full(found.channels, limits[1])
+    elif scaling == "percentile":
+        low, high = np.percentile(sample, limits or (0.1, 99.9), axis=0)
+        # A channel that is nearly everywhere the same (a few bright cells on black) would lose its content.
+        flat = low == high
+        low, high = np.where(flat, found.smallest, low), np.where(flat, found.largest, high)
+    else:
+        k = limits[1] if limits else 3.0
+        mean, std = sample.mean(axis=0), sample.std(axis=0)
+        low, high = mean - k * std, mean + k * std
+    return tuple(float(v) for v in low), tuple(float(v) for v in high)

@@ -1,0 +1,349 @@
+"""The networks of the paper's appendix: U-Net and encoder-decoder generators, the PatchGAN family.
+
+Source: Isola et al., arXiv 1611.07004v3, Sections 3.2 and 6.1, and the authors' models.lua for what the text
+leaves open: activation before convolution, the bottleneck without norm (their erratum, Section 6.3), the two
+stride-1 convolutions that end D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pairloom import noise
+from pairloom.config import DiscriminatorConfig, GeneratorConfig
+
+NormName = Literal["batch", "instance", "none"]
+NormStats = Literal["image", "running", "batch"]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that says by name whose statistics it uses at inference (Section 3.3).
+
+    While training, the batch's. In eval mode, by `stats`: "image", each image's own (equal to the paper's
+    test mode at batch size 1, and independent of neighbours); "running", the averages of training; "batch",
+    the test batch's (the paper's words). No eval forward changes the running averages.
+    """
+
+    stats: NormStats = "running"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise. Shapes: (N, C, H, W) -> same."""
+        if self.training or self.stats == "running":
+            return super().forward(x)
+        if self.stats == "batch" or x.shape[0] == 1:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+
+
+class Dropout(nn.Module):
+    """The generator's z (Section 3.1): dropout from torch's RNG while training, from a key at inference."""
+
+    def __init__(self, rate: float, layer: int) -> None:
+        super().__init__()
+        self.rate, self.layer = rate, layer
+
+    def forward(self, x: Tensor, key: int | None) -> Tensor:
+        """Drop. In eval mode the mask is a function of (key, layer, position); key None: no dropout.
+
+        Shapes: (N, C, H, W) -> same; one mask for all N, so that no image depends on its neighbours.
+        """
+        if self.training:
+            return F.dropout(x, self.rate, training=True)
+        if key is None:
+            return x
+        keep = noise.uniform(key, self.layer, *x.shape[1:], device=x.device) >= self.rate
+        return x * (keep.to(x.dtype) / (1 - self.rate))
+
+
+class Down(nn.Module):
+    """One encoder block, halving: LeakyReLU - Convolution - Norm (Ck of the appendix)."""
+
+    def __init__(self, c_in: int, c_out: int, norm: NormName, *, first: bool, innermost: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.conv = nn.Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=norm != "batch")
+        self.norm = _norm("none" if first or innermost else norm, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode. Shapes: (N, C, H, W) -> (N, C', H/2, W/2)."""
+        y: Tensor = self.norm(self.conv(x if self.first else F.leaky_relu(x, 0.2)))
+        return y
+
+
+class Up(nn.Module):
+    """One decoder block, doubling: ReLU - transposed Convolution - Norm - Dropout (CDk of the appendix)."""
+
+    def __init__(
+        self, c_in: int, c_out: int, norm: NormName, *, upsample: str, last: bool, dropout: Dropout | None
+    ) -> None:
+        super().__init__()
+        bias = last or norm != "batch"
+        if upsample == "transposed":
+            self.conv: nn.Module = nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=bias)
+        else:
+            self.conv = nn.Sequential(
+                nn.Upsample(scale_factor=2), nn.Conv2d(c_in, c_out, 3, padding=1, bias=bias)
+            )
+        self.norm = _norm("none" if last else norm, c_out)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, key: int | None) -> Tensor:
+        """Decode. Shapes: (N, C, H, W) -> (N, C', 2H, 2W)."""
+        x = self.norm(self.conv(F.relu(x)))
+        return x if self.dropout is None else self.dropout(x, key)
+
+
+class Generator(nn.Module):
+    """G(x, z): an encoder of `num_downs` halvings and its mirror image, skips or none (Section 3.2.1).
+
+    Source: appendix 6.1.1; with num_downs 8 and base_channels 64 the encoder is
+    C64-C128-C256-C512-C512-C512-C512-C512.
+    Deviation: with batch norm only the last layer has a bias, although the first and the innermost have no
+    norm (the authors' code gives every layer one, but its training zeroes them all).
+    """
+
+    def __init__(
+        self,
+        source_channels: int,
+        target_channels: int,
+        *,
+        base_channels: int = 64,
+        num_downs: int = 8,
+        skip: Literal["concat", "add", "none"] = "concat",
+        norm: NormName = "batch",
+        upsample: Literal["transposed", "resize"] = "transposed",
+        z: Literal["dropout", "none", "gaussian"] = "dropout",
+        dropout_blocks: tuple[int, ...] = (1, 2, 3),
+        dropout_rate: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.skip, self.z = skip, z
+        widths = [base_channels * min(2**i, 8) for i in range(num_downs)]
+        inputs = [source_channels + (z == "gaussian"), *widths[:-1]]
+        self.downs = nn.ModuleList(
+            Down(c_in, c_out, norm, first=i == 0, innermost=i == num_downs - 1)
+            for i, (c_in, c_out) in enumerate(zip(inputs, widths, strict=True))
+        )
+        self.ups = nn.ModuleList()
+        for block, width in enumerate(reversed([target_channels, *widths[:-1]]), start=1):
+            c_in = widths[num_downs - block]
+            if skip == "concat" and block > 1:
+                c_in *= 2
+            last = block == num_downs
+            drop = z == "dropout" and block in dropout_blocks and not last
+            self.ups.append(
+                Up(
+                    c_in,
+                    width,
+                    norm,
+                    upsample=upsample,
+                    last=last,
+                    dropout=Dropout(dropout_rate, block) if drop else None,
+                )
+            )
+
+    @property
+    def stride(self) -> int:
+        """Both sides of x must be multiples of this, in pixels."""
+        return int(2 ** len(self.downs))
+
+    def set_norm_stats(self, stats: NormStats) -> None:
+        """Choose whose statistics batch norm uses in eval mode."""
+        for module in self.modules():
+            if isinstance(module, BatchNorm):
+                module.stats = stats
+
+    def forward(self, x: Tensor, key: int | None = None) -> Tensor:
+        """Translate.
+
+        Args:
+            x: Source images.
+            key: In eval mode, the draw of z (see `noise.key`); None: no dropout, and a Gaussian z of zeros.
+                While training, z comes from torch's RNG and the key is not used.
+
+        Shapes: x (N, C, H, W), H and W multiples of `stride` -> (N, C', H, W), float32.
+        Units: x and the result are in [-1, 1].
+        """
+        h = torch.cat([x, self._gaussian_z(x, key)], 1) if self.z == "gaussian" else x
+        skips = []
+        for down in self.downs:
+            h = down(h)
+            skips.append(h)
+        skips.pop()
+        *inner, last = self.ups
+        for i, up in enumerate(inner):
+            h = up(h if i == 0 else self._join(h, skips.pop()), key)
+        if inner:
+            h = self._join(h, skips.pop())
+        # The last convolution and tanh in fp32: bf16 has 8 bits, as few as the images.
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+            return torch.tanh(last(h.float(), key))
+
+    def _join(self, h: Tensor, skip: Tensor) -> Tensor:
+        if self.skip == "concat":
+            return torch.cat([h, skip], 1)
+        return h + skip if self.skip == "add" else h
+
+    def _gaussian_z(self, x: Tensor, key: int | None) -> Tensor:
+        n, _, height, width = x.shape
+        if self.training:
+            return torch.randn(n, 1, height, width, device=x.device, dtype=x.dtype)
+        if key is None:
+            return x.new_zeros(n, 1, height, width)
+        return noise.normal(key, 0, 1, height, width, device=x.device).to(x.dtype).expand(n, -1, -1, -1)
+
+
+class Discriminator(nn.Module):
+    """D: classifies overlapping patches as real or fake (Section 3.2.2); logits out, no sigmoid.
+
+    Source: appendix 6.1.2 and models.lua: `num_layers` strided 4x4 convolutions, one of stride 1, and one of
+    stride 1 to a single channel. num_layers 0 is the PixelGAN of 1x1 convolutions.
+    """
+
+    def __init__(
+        self,
+        source_channels: int,
+        target_channels: int,
+        *,
+        base_channels: int = 64,
+        num_layers: int = 3,
+        conditional: bool = True,
+        norm: NormName = "batch",
+    ) -> None:
+        super().__init__()
+        self.conditional = conditional
+        c_in = target_channels + (source_channels if conditional else 0)
+        layers: list[nn.Module] = []
+        self.windows: list[tuple[int, int]] = []
+        """(kernel, stride) of each convolution."""
+
+        def convolution(c_out: int, kernel: int, stride: int, *, bias: bool) -> None:
+            nonlocal c_in
+            padding = 1 if kernel > 1 else 0
+            layers.append(nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=bias))
+            self.windows.append((kernel, stride))
+            c_in = c_out
+
+        kernel, stride = (4, 2) if num_layers else (1, 1)
+        convolution(base_channels, kernel, stride, bias=True)
+        layers.append(nn.LeakyReLU(0.2))
+        for i in range(1, max(num_layers, 1) + 1):
+            # Lists of the appendix: C64-C128 for pixel and 16x16, C64-C128-C256-C512 for 70x70.
+            width = base_channels * min(2**i, 8)
+            convolution(width, kernel, stride if i < num_layers else 1, bias=norm != "batch")
+            layers += [_norm(norm, width), nn.LeakyReLU(0.2)]
+        convolution(1, kernel, 1, bias=True)
+        self.layers = nn.Sequential(*layers)
+        # D is only ever asked about the images at hand, so at inference too it uses their statistics.
+        for module in self.modules():
+            if isinstance(module, BatchNorm):
+                module.stats = "image"
+
+    @property
+    def receptive_field(self) -> int:
+        """Side of the patch that one logit sees, in pixels."""
+        field = 1
+        for kernel, stride in reversed(self.windows):
+            field = field * stride + kernel - stride
+        return field
+
+    @property
+    def jump(self) -> int:
+        """Distance between the patches of neighbouring logits, in pixels."""
+        jump = 1
+        for _, stride in self.windows:
+            jump *= stride
+        return jump
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Judge y, given x when conditional.
+
+        Shapes: x (N, C, H, W), y (N, C', H, W) -> logits (N, 1, h, w).
+        """
+        logits: Tensor = self.layers(torch.cat([x, y], 1) if self.conditional else y)
+        return logits
+
+
+def _norm(name: NormName, channels: int) -> nn.Module:
+    if name == "batch":
+        return BatchNorm(channels)
+    return nn.InstanceNorm2d(channels) if name == "instance" else nn.Identity()
+
+
+def initialise(net: nn.Module, rng: torch.Generator) -> None:
+    """Weights N(0, 0.02), norm scales N(1, 0.02), biases zero (Section 6.2 and models.lua)."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, 0.0, 0.02, generator=rng)
+        elif isinstance(module, BatchNorm):
+            module.reset_running_stats()
+            nn.init.normal_(module.weight, 1.0, 0.02, generator=rng)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _build(make: Callable[[], nn.Module], rng: torch.Generator | None) -> nn.Module:
+    """Made without memory, then given it: PyTorch's own initialisation would cost a second for nothing."""
+    with torch.device("meta"):
+        net = make()
+    if rng is not None:
+        net = net.to_empty(device="cpu")
+        initialise(net, rng)
+    return net
+
+
+def build_generator(config: GeneratorConfig, rng: torch.Generator | None = None) -> Generator:
+    """G as configured, its channels and depth resolved.
+
+    Args:
+        config: Channels and num_downs are set.
+        rng: Draws the weights; None: no memory yet (meta device), to count or to load weights into.
+    """
+    depth = config.num_downs
+    assert depth is not None, "resolve the config first"
+    net = _build(
+        lambda: Generator(
+            *config.channels,
+            base_channels=config.base_channels,
+            num_downs=depth,
+            skip=config.skip,
+            norm=config.norm,
+            upsample=config.upsample,
+            z=config.noise,
+            dropout_blocks=config.dropout_blocks,
+            dropout_rate=config.dropout_rate,
+        ),
+        rng,
+    )
+    assert isinstance(net, Generator)
+    return net
+
+
+def build_discriminator(
+    config: DiscriminatorConfig,
+    source_channels: int,
+    target_channels: int,
+    rng: torch.Generator | None = None,
+) -> Discriminator:
+    """D as configured; `rng` as in `build_generator`."""
+    net = _build(
+        lambda: Discriminator(
+            source_channels,
+            target_channels,
+            base_channels=config.base_channels,
+            num_layers=config.num_layers,
+            conditional=config.conditional,
+            norm=config.norm,
+        ),
+        rng,
+    )
+    assert isinstance(net, Discriminator)
+    return net

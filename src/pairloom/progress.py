@@ -1,0 +1,145 @@
+"""What a person sees while a run goes on, and how they stop it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from types import FrameType, TracebackType
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from pairloom.rundir import RunDir
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came; the step was finished and everything saved."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class StopSignals:
+    """While the block lasts, SIGINT and SIGTERM are noted instead of obeyed; a second SIGINT is obeyed."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        # Python takes signals in the main thread only; elsewhere the caller has its own way to stop.
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+
+
+class Console:
+    """Says things on the terminal and in log.txt."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        tqdm.write(text, file=sys.stderr)
+        self._run.say(text)
+
+    @contextmanager
+    def progress(self, total_steps: int) -> Iterator[_Progress]:
+        """A bar on a terminal; without one, a line for each log line."""
+        if sys.stderr.isatty():
+            with tqdm(total=total_steps, unit="step", dynamic_ncols=True, file=sys.stderr) as bar:
+                yield _Progress(self, total_steps, bar)
+        else:
+            yield _Progress(self, total_steps, None)
+
+
+class _Progress:
+    def __init__(self, console: Console, total_steps: int, bar: Any) -> None:
+        self._console, self._total, self._bar = console, total_steps, bar
+        self._first: tuple[int, float] | None = None
+
+    def update(self, step: int, line: dict[str, Any]) -> None:
+        """The step done last, and its metrics if it was logged."""
+        if self._first is None:
+            self._first = (step, time.perf_counter())
+        words = " ".join(
+            f"{name} {line[name]:.3f}"
+            for name in ("G_GAN", "G_L1", "G_L2", "D_real", "D_fake")
+            if name in line
+        )
+        if self._bar is not None:
+            if step < self._bar.n or self._bar.n == 0:
+                self._bar.initial = step
+            self._bar.update(step - self._bar.n)
+            if words:
+                self._bar.set_postfix_str(words, refresh=False)
+                self._console._run.say(f"step {step}/{self._total} {words}")
+        elif words:
+            first_step, first_time = self._first
+            done = step - first_step
+            left = (self._total - step) * (time.perf_counter() - first_time) / done if done else float("nan")
+            rate = f"lr {line['lr']:.1e} {line['seconds_per_step']:.3f} s/step {left / 60:.1f} min left"
+            self._console.say(f"step {step}/{self._total} {words} {rate}")
+
+
+class MetricsWindow:
+    """Means of the losses and times since the last log line; sums stay on the device."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.seconds, self.waited = 0, 0.0, 0.0
+
+    def add(self, logs: dict[str, Tensor]) -> None:
+        """Take one step's losses."""
+        for name, value in logs.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.count += 1
+
+    def time(self, seconds: float, waited: float) -> None:
+        """Take one step's duration, and the part of it spent waiting for data."""
+        self.seconds += seconds
+        self.waited += waited
+
+    def means(self) -> dict[str, float]:
+        """What a line of metrics.jsonl says of these steps."""
+        means = {name: round(total.item() / self.count, 6) for name, total in self.sums.items()}
+        means["seconds_per_step"] = round(self.seconds / self.count, 5)
+        means["wait_share"] = round(self.waited / self.seconds, 4)
+        return means
+
+
+def estimate(steps: int, total: int, seconds_per_step: float) -> str:
+    """How long the rest of a run will take, in words."""
+    seconds = steps * seconds_per_step
+    end = datetime.now() + timedelta(seconds=seconds)
+    return (
+        f"{steps} of {total} steps to go, about {duration(seconds)} at {seconds_per_step:.3g} s a step "
+        f"(measured on three trial steps): until {end:%a %H:%M}."
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time span for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,125 @@
+"""TIFF files <-> arrays: pages, planes, stacks, palettes, alpha, orientation."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import tifffile
+
+from pairloom.pixels import (
+    ORIENTATION,
+    Alpha,
+    Array,
+    ImageError,
+    PageAxis,
+    check_channels,
+    in_allowed_dtype,
+    over_white,
+    upright,
+)
+
+_TIFF_LOSSY = {6, 7, 34712, 34887, 34892, 34927, 50001, 50002}
+"""TIFF compression tags that may change values: the JPEG family, JPEG 2000, LERC, WebP, JPEG XL."""
+
+# Without a handler every odd tag of a file is printed to the terminal, at every reading.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+def read_tiff(path: Path, alpha: Alpha, page_axis: PageAxis) -> Array:
+    """The values of a TIFF file; `formats.read_image` says what the arguments mean. Shapes: -> (H, W, C)."""
+    with tifffile.TiffFile(path) as tif:
+        if page_axis == "first":
+            page = tif.pages.first
+            return _tiff_page(path, page, _decoded(path, page), alpha)
+        # Smaller copies and masks of the image may stand beside it as pages of their own.
+        pages = [page for page in tif.pages if not page.is_reduced and not page.is_mask] or [tif.pages.first]
+        kinds = {(page.imagelength, page.imagewidth, page.samplesperpixel, str(page.dtype)) for page in pages}
+        if len(kinds) > 1:
+            raise ImageError(
+                f"{path}: its {len(pages)} pages differ in (height, width, channels, dtype): {sorted(kinds)};"
+                ' save them as single files, or read the first one with page_axis="first".'
+            )
+        page = pages[0]
+        # ImageJ and tifffile may write a whole stack behind the header of one page.
+        stacked = len(pages) == 1 and (tif.is_imagej or tif.is_shaped) and tif.series[0].size > page.size
+        count = tif.series[0].size // page.size if stacked else len(pages)
+        channels = page.samplesperpixel * count
+        check_channels(path, channels, (page.imagelength, page.imagewidth, channels))
+        if stacked:
+            values = tif.series[0].asarray().reshape(count, *page.shape)
+            planes = [_tiff_page(path, page, plane, alpha) for plane in values]
+        else:
+            planes = [_tiff_page(path, page, _decoded(path, page), alpha) for page in pages]
+    return planes[0] if count == 1 else np.concatenate(planes, axis=2)
+
+
+def _decoded(path: Path, page: Any) -> Array:
+    """The stored values of one page; tifffile would fill what the file does not list with zeros."""
+    listed, expected = len(page.dataoffsets), math.prod(page.chunked)
+    if listed < expected:
+        raise ImageError(
+            f"{path}: lists {listed} of the {expected} parts of its image; it is damaged, so export it again."
+        )
+    array: Array = page.asarray()
+    return array
+
+
+def _tiff_page(path: Path, page: Any, array: Array, alpha: Alpha) -> Array:
+    """(H, W, C), upright, from the stored values of one page."""
+    if page.axes == "SYX":  # planar
+        array = np.moveaxis(array, 0, 2)
+    elif page.axes not in ("YX", "YXS"):
+        raise ImageError(f"{path}: has a page with the axes {page.axes}; save it as pages of two dimensions.")
+    array = array[..., None] if array.ndim == 2 else array
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
+        table = np.asarray(page.colormap)  # (3, entries), 16 bits; some programs write 8-bit values
+        array = (table >> 8 if table.max() > 255 else table).astype(np.uint8).T[array[..., 0]]
+    array = in_allowed_dtype(path, array)
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
+        white = 255 if page.bitspersample == 1 else 2**page.bitspersample - 1
+        array = array.dtype.type(white) - array
+    if alpha == "white":
+        for index, extra in enumerate(page.extrasamples, start=array.shape[2] - len(page.extrasamples)):
+            if extra in (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA):
+                premultiplied = extra == tifffile.EXTRASAMPLE.ASSOCALPHA
+                array = over_white(array, index, premultiplied=premultiplied)
+                break
+    return upright(array, _tiff_orientation(page))
+
+
+def _tiff_orientation(page: Any) -> int:
+    tag = page.tags.get(ORIENTATION)
+    return int(tag.value) if tag is not None else 1
+
+
+def tiff_size(path: Path) -> tuple[int, int, int]:
+    """Height, width and orientation of the first page, from its header."""
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages.first
+        return page.imagelength, page.imagewidth, _tiff_orientation(page)
+
+
+def is_lossless_tiff(path: Path) -> bool:
+    """Whether its compression keeps every value."""
+    with tifffile.TiffFile(path) as tif:
+        return int(tif.pages.first.compression) not in _TIFF_LOSSY
+
+
+def encode_tiff(file: IO[bytes], array: Array) -> None:
+    """Three channels are declared RGB, any other number grey with extra samples that are not alpha."""
+    channels = array.shape[2]
+    layout: dict[str, Any] = {"photometric": "rgb" if channels == 3 else "minisblack"}
+    if channels not in (1, 3):
+        layout |= {"planarconfig": "contig", "extrasamples": ("unspecified",) * (channels - 1)}
+    tifffile.imwrite(
+        file,
+        array[..., 0] if channels == 1 else array,
+        compression="zlib",  # the one compression that tifffile writes and reads without imagecodecs
+        bigtiff=array.nbytes > 2**32 - 2**25,
+        metadata=None,
+        **layout,
+    )

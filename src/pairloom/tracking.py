@@ -1,0 +1,69 @@
+"""Trackers besides the files: imported only when asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pairloom import config as configs
+from pairloom.config import Config, ConfigError
+
+
+class Tracker:
+    """Takes metric lines and does nothing: the files have them already."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Take one line of metrics.jsonl."""
+
+    def close(self) -> None:
+        """Flush and end."""
+
+
+class _TensorBoard(Tracker):
+    def __init__(self, run: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run / "tensorboard"))
+
+    def log(self, line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float):
+                self._writer.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB(Tracker):
+    def __init__(self, run: Path, config: Config) -> None:
+        import wandb
+
+        # The run directory's name is the run's identity there too: a resumed run goes on in one curve.
+        self._run = wandb.init(
+            project="pairloom", id=run.name, resume="allow", dir=str(run), config=configs.to_dict(config)
+        )
+
+    def log(self, line: dict[str, Any]) -> None:
+        self._run.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def open_tracker(name: Literal["none", "tensorboard", "wandb"], run: Path, config: Config) -> Tracker:
+    """The tracker of that name.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        if name == "tensorboard":
+            return _TensorBoard(run)
+        if name == "wandb":
+            return _WandB(run, config)
+    except ImportError as error:
+        raise ConfigError(
+            f"logging.track is {name!r}, which is not installed; run `pip install {name}`, or leave it out "
+            "(metrics.jsonl and report.html are written in any case)."
+        ) from error
+    return Tracker()

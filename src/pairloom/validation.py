@@ -1,0 +1,60 @@
+"""The held-out pairs while training: L1 over the val split, pictures of a few."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from pairloom.checkpoint import write_atomically
+from pairloom.config import DataConfig
+from pairloom.data import PairSet, evenly, load_pair
+from pairloom.evaluation import metrics
+from pairloom.images import ImageSpec
+from pairloom.pictures import sample_sheet
+from pairloom.translator import Translator
+
+
+class HeldOut:
+    """Validates and draws with the inference semantics that the weights are saved with; no RNG is touched."""
+
+    LIMIT = 200
+    """Pairs validated on at most, evenly chosen."""
+
+    def __init__(
+        self, pairs: PairSet, source: ImageSpec, target: ImageSpec, data: DataConfig, *, drawn: int
+    ) -> None:
+        self._specs, self._data = (source, target), data
+        val = pairs.split("val")
+        self._validated = evenly(val, self.LIMIT)
+        # Test pairs may be looked at, never chosen by: they are drawn only where there is no val split.
+        self._drawn = evenly(val or pairs.split("test") or pairs.split("train"), drawn)
+        # A broken file is found now, not after all the steps before the first validation.
+        for pair in dict.fromkeys(self._validated + self._drawn):
+            load_pair(pair, *self._specs, self._data)
+        self.best = math.inf
+        """The lowest validation L1 so far."""
+
+    def validate(self, model: Translator) -> float | None:
+        """Mean L1 on [-1, 1] over the val pairs, at evaluation geometry; None without a val split.
+
+        Rounded as metrics.jsonl has it, so that a resumed run compares with the same figure.
+        """
+        if not self._validated:
+            return None
+        total = 0.0
+        for pair in self._validated:
+            x, y = load_pair(pair, *self._specs, self._data)
+            total += metrics.l1(model.translate_tensor(x.unsqueeze(0)).cpu(), y.unsqueeze(0)).item()
+        return round(total / len(self._validated), 6)
+
+    def draw(self, model: Translator, path: Path) -> None:
+        """Write a picture of the same few pairs every time: source | output | target."""
+        if not self._drawn:
+            return
+        rows = []
+        for pair in self._drawn:
+            x, y = load_pair(pair, *self._specs, self._data)
+            rows.append((x, model.translate_tensor(x.unsqueeze(0)).cpu()[0], y))
+        path.parent.mkdir(exist_ok=True)
+        sheet = sample_sheet(rows, *self._specs)
+        write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))

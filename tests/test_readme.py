@@ -1,0 +1,86 @@
+"""What the README and the docs say can be typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from conftest import cli, write_pairs
+from pairloom import presets
+from pairloom.cli import COMMANDS
+from pairloom.config import override
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(heading: str, language: str) -> str:
+    """The first code block of a language after a heading of the README."""
+    found = re.search(rf"## {heading}.*?```{language}\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def test_the_five_lines_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "PAIRS", train=6)
+    write_pairs(tmp_path / "more", train=1)
+    (tmp_path / "more" / "train").rename(tmp_path / "NEW-IMAGES")
+    lines = block("Train on your own pairs", "sh").splitlines()
+    assert [line.split()[1] for line in lines] == ["data", "train", "translate", "evaluate", "report"]
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        # Only smaller: the networks of the tests, and a val split where the default preset sets one aside.
+        small = ["--preset", "tiny", "--data.val-fraction", "0.3"] if words[0] in ("data", "train") else []
+        cli(*words, *small)
+    assert (tmp_path / "runs" / "mine" / "report.html").exists()
+    assert len(list((tmp_path / "OUT").iterdir())) == 1
+    assert (tmp_path / "evaluation" / "summary.json").exists()
+
+
+def test_the_python_lines_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "PAIRS", train=3, test=1)
+    next((tmp_path / "PAIRS" / "test").iterdir()).rename(tmp_path / "labels.png")
+    write_pairs(tmp_path / "PAIRS", test=2, train=0)
+    tiny = override(presets.tiny(), {"training.steps": 1})
+    monkeypatch.setattr(presets, "paper", lambda: tiny)
+    names: dict[str, object] = {}
+    exec(block("Train on your own pairs", "python"), names)
+    assert getattr(names["output"], "shape", None) == (40, 80, 3)
+    assert "SSIM" in names["summary"].words()  # type: ignore[attr-defined]
+
+
+def test_every_command_has_its_section() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    described = re.findall(r"^## pairloom ((?:data )?\w+)", text, re.MULTILINE)
+    assert sorted(described) == sorted(COMMANDS)
+
+
+def test_every_preset_has_its_row() -> None:
+    text = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", text))
+    assert set(presets.PRESETS) <= named
+
+
+def test_the_two_commands_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in block("Two commands", "sh").splitlines():
+        target = line.split()[1]
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_links_and_pictures_are_there() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_the_tree_names_every_file() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in (ROOT / "src" / "pairloom").rglob("*.py"):
+        if path.name not in ("__main__.py", "__init__.py"):
+            assert path.name in text, f"{path.name} is not in docs/architecture.md"
