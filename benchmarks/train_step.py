@@ -6,7 +6,7 @@ The two are timed in turn, A B A B ..., in one process; the ratio is the median 
 of the peak counts the step's matrix FLOPs against a bf16 matrix product measured in the same run. Then real
 batches are loaded beside the steps by one worker, and the share of time spent waiting for them is taken.
 Peak memory is that of two further processes that do nothing but the one loop or the other. The result goes
-to benchmarks/results/.
+to benchmarks/results/, a file for each kind of machine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -77,10 +78,10 @@ def seconds(run: Callable[[], Any]) -> float:
 
 
 def matrix_peak(dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product, the best of ten."""
+    """FLOP/s of a large matrix product, the best of five."""
     n = 2048
     a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
-    return 2 * n**3 / min(seconds(lambda: a @ b) for _ in range(10))
+    return 2 * n**3 / min(seconds(lambda: a @ b) for _ in range(5))
 
 
 def wait_share(config: Config, state: TrainState, steps: int = 12) -> tuple[float, float]:
@@ -165,32 +166,36 @@ def main() -> None:
     arguments = parser.parse_args()
     size, batch = arguments.size, arguments.batch
 
-    cpu = torch.device("cpu")
-    config = config_for(size, batch, "bf16" if has_bf16(cpu) else "fp32")
+    device = torch.device("cpu")
+    config = config_for(size, batch, "bf16" if has_bf16(device) else "fp32")
     loops = Loops(config, size, batch)
     if arguments.only:
         step = getattr(loops, arguments.only)()
         for _ in range(3):
             step()
-        print(peak_memory_mb(cpu))
+        print(peak_memory_mb(device))
         return
 
     plain, ours = loops.plain(), loops.pairloom()
+    precision = config.training.precision
     times: dict[str, list[float]] = {"plain": [], "pairloom": []}
+    peak = 0.0
     for i in range(arguments.rounds + 2):
+        # Beside every round, as a neighbour on the machine may halve a single measurement.
+        peak = max(peak, matrix_peak(torch.bfloat16 if precision == "bf16" else torch.float32))
         pair = seconds(plain), seconds(ours)
         if i >= 2:  # the first two warm up
             times["plain"].append(pair[0])
             times["pairloom"].append(pair[1])
     median = {name: statistics.median(values) for name, values in times.items()}
     ratios = [a / b for a, b in zip(times["plain"], times["pairloom"], strict=True)]
-    precision = config.training.precision
-    flops, peak = step_flops(config), matrix_peak(torch.bfloat16 if precision == "bf16" else torch.float32)
+    flops = step_flops(config)
     waited, pair_seconds = wait_share(config, loops.state)
+    name, features = cpu()
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python benchmarks/train_step.py", *sys.argv[1:]]),
-        "cpu": cpu_name(),
+        "cpu": f"{name} ({features})",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": precision,
@@ -209,20 +214,19 @@ def main() -> None:
     print(text)
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    (folder / f"train_step_{size}_{batch}.json").write_text(text + "\n", encoding="utf-8")
+    machine = re.sub(r"\W+", "-", name.lower()).strip("-")
+    (folder / f"train_step_{size}_{batch}.{machine}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def cpu_name() -> str:
-    """The processor's name and what it can do with bf16."""
+def cpu() -> tuple[str, str]:
+    """The processor's name, and what it can do with bf16."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return platform.processor()
-    name = next(
-        (line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), ""
-    )
+        return platform.processor(), "unknown"
+    names = (line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
     features = [f for f in ("avx512_bf16", "amx_bf16") if f in text]
-    return f"{name} ({', '.join(features) or 'no bf16'})"
+    return next(names, platform.processor()), ", ".join(features) or "no bf16"
 
 
 if __name__ == "__main__":

@@ -564,8 +564,20 @@ def test_without_a_terminal_there_is_a_line_for_each_log_line(tiny_data, tmp_pat
     lines = [line for line in said.err.splitlines() if line.startswith("step ")]
     assert [line.split()[1] for line in lines] == ["2/5", "4/5", "5/5"]
     for line in lines:
-        assert re.search(r"G_L1 \d\.\d+ .*lr 2\.0e-04 \d+\.\d+ s/step \d+\.\d min left", line)
+        assert re.search(r"G_L1 \d\.\d+ .*lr 2\.0e-04 \d+\.\d+ s/step \d+(\.\d)? (s|min|h) left", line)
     assert "\r" not in said.err
+
+
+def test_a_pause_does_not_spoil_the_time_left(tmp_path, monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("pairloom.progress.time.perf_counter", lambda: clock[0])
+    line = {"G_L1": 0.1, "lr": 2e-4, "seconds_per_step": 1.0}
+    with RunDir(tmp_path / "run") as run, Console(run).progress(1000) as bar:
+        bar.update(0, {})
+        for step in (10, 20, 30, 40):
+            clock[0] += 10.0 + 7200.0 * (step == 30)  # asleep for two hours
+            bar.update(step, line)
+    assert capsys.readouterr().err.splitlines()[-1].endswith("s/step 16 min left")
 
 
 def train_on(terminal: str, data: Path, run: Path) -> None:

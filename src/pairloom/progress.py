@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import statistics
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -76,12 +78,14 @@ class Console:
 class _Progress:
     def __init__(self, console: Console, total_steps: int, bar: Any) -> None:
         self._console, self._total, self._bar = console, total_steps, bar
-        self._first: tuple[int, float] | None = None
+        self._last: tuple[int, float] | None = None
+        # The median of the last few: a laptop that slept an hour does not make the rest seem days.
+        self._rates: deque[float] = deque(maxlen=9)
 
     def update(self, step: int, line: dict[str, Any]) -> None:
         """The step done last, and its metrics if it was logged."""
-        if self._first is None:
-            self._first = (step, time.perf_counter())
+        if self._last is None:
+            self._last = (step, time.perf_counter())
         words = " ".join(
             f"{name} {line[name]:.3f}"
             for name in ("G_GAN", "G_L1", "G_L2", "D_real", "D_fake")
@@ -95,10 +99,10 @@ class _Progress:
                 self._bar.set_postfix_str(words, refresh=False)
                 self._console._run.say(f"step {step}/{self._total} {words}")
         elif words:
-            first_step, first_time = self._first
-            done = step - first_step
-            left = (self._total - step) * (time.perf_counter() - first_time) / done if done else float("nan")
-            rate = f"lr {line['lr']:.1e} {line['seconds_per_step']:.3f} s/step {left / 60:.1f} min left"
+            (last_step, last_time), self._last = self._last, (step, time.perf_counter())
+            self._rates.append((self._last[1] - last_time) / max(step - last_step, 1))
+            left = duration((self._total - step) * statistics.median(self._rates))
+            rate = f"lr {line['lr']:.1e} {line['seconds_per_step']:.3f} s/step {left} left"
             self._console.say(f"step {step}/{self._total} {words} {rate}")
 
 
