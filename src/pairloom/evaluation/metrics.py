@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 SSIM_WINDOW_PX = 11
 """Side of the Gaussian window; a smaller image has no SSIM."""
+MS_SSIM_LEAST_PX = 176
+"""Five scales of that window need this side: a sixteenth of it holds 11 px."""
 
 
 def _difference(output: Tensor, target: Tensor) -> Tensor:
@@ -85,11 +86,11 @@ def psnr(output: Tensor, target: Tensor, *, data_range: float = 2.0) -> Tensor:
 
 
 def ssim(output: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity of each image, averaged over all positions and channels.
+    """Structural similarity of each image, averaged over positions and channels.
 
-    Computed on values from 0 to 1, as its luminance term depends on where zero is: the figure is that of the
-    8-bit images with a data range of 255. Gaussian window of sigma 1.5, 11 x 11; K1 0.01, K2 0.03; population
-    variances; the image is mirrored at its border, so every pixel counts. scikit-image
+    torchmetrics' on values from 0 to 1, as its luminance term depends on where zero is: the figure is that of
+    the 8-bit images with a data range of 255. Gaussian window of sigma 1.5, 11 x 11; K1 0.01, K2 0.03;
+    population variances; the image is mirrored at its border, so every pixel counts. scikit-image
     (gaussian_weights=True, sigma=1.5, use_sample_covariance=False) leaves the outer 5 px out of its average:
     it gives this figure for the image mirrored by 5 px, and a slightly different one for the image as it is.
 
@@ -100,44 +101,126 @@ def ssim(output: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: The two shapes differ.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    if _too_small(output, target, SSIM_WINDOW_PX):
+        return _nan_of_each(output)
+    a, b = _from_0_to_1(output), _from_0_to_1(target)
+    return _each(structural_similarity_index_measure(a, b, data_range=1.0, reduction="none"))
+
+
+def ms_ssim(output: Tensor, target: Tensor) -> Tensor:
+    """Multi-scale structural similarity of each image, over five scales.
+
+    torchmetrics' on values from 0 to 1, with the window and constants of `ssim` and the published weights
+    0.0448, 0.2856, 0.3001, 0.2363, 0.1333; a negative term counts as 0.
+
+    Source: Wang, Simoncelli, Bovik 2003, equation 7.
+    Shapes: output, target (N, C, H, W) -> (N,).
+    Units: 0 to 1; 1 for identical images. NaN where a side is below 176 px, torchmetrics' least.
+
+    Raises:
+        ValueError: The two shapes differ.
+    """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    if _too_small(output, target, MS_SSIM_LEAST_PX):
+        return _nan_of_each(output)
+    a, b = _from_0_to_1(output), _from_0_to_1(target)
+    return _each(
+        multiscale_structural_similarity_index_measure(
+            a, b, data_range=1.0, reduction="none", normalize="relu"
+        )
+    )
+
+
+def channel_bias(output: Tensor, target: Tensor) -> Tensor:
+    """Mean of output - target of each channel of each image.
+
+    Shapes: output, target (N, C, H, W) -> (N, C).
+    Units: of the [-1, 1] scale.
+
+    Raises:
+        ValueError: The two shapes differ.
+    """
+    return _difference(output, target).view(*output.shape[:2], -1).mean(2)
+
+
+def channel_pearson(output: Tensor, target: Tensor) -> Tensor:
+    """Pearson's correlation over the pixels, of each channel of each image (torchmetrics').
+
+    Blind to brightness and contrast: it says whether the pattern is right. For intensities, not for classes.
+
+    Shapes: output, target (N, C, H, W) -> (N, C).
+    Units: -1 to 1; NaN where one of the two is constant.
+
+    Raises:
+        ValueError: The two shapes differ.
+    """
+    from torchmetrics.functional import pearson_corrcoef
+
     _difference(output, target)
-    if min(output.shape[-2:]) < SSIM_WINDOW_PX:
-        return torch.full((output.shape[0],), math.nan, dtype=torch.float64, device=output.device)
-    c1, c2 = 0.01**2, 0.03**2
-    channels = []
-    for c in range(output.shape[1]):  # one at a time bounds the memory
-        # In double precision, as E[x^2] - E[x]^2 of a nearly flat, bright image would be mostly rounding.
-        x, y = ((image[:, c : c + 1].double() + 1) / 2 for image in (output, target))
-        mean_x, mean_y = _local_mean(x), _local_mean(y)
-        variances = _local_mean(x * x + y * y) - mean_x**2 - mean_y**2
-        covariance = _local_mean(x * y) - mean_x * mean_y
-        luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-        channels.append((luminance * (2 * covariance + c2) / (variances + c2)).mean((1, 2, 3)))
-    return torch.stack(channels).mean(0)
+    n, c = output.shape[:2]
+    # One column for each channel of each image, in double precision and centred.
+    columns = [t.double().flatten(2).flatten(0, 1).T for t in (output, target)]
+    columns = [column - column.mean(0) for column in columns]
+    constant = (columns[0].abs().amax(0) < 1e-6) | (columns[1].abs().amax(0) < 1e-6)
+    found = torch.full((n * c,), math.nan, dtype=torch.float64, device=output.device)
+    if not constant.all():
+        a, b = (column[:, ~constant].squeeze(1) for column in columns)
+        found[~constant] = pearson_corrcoef(a, b)
+    return found.view(n, c)
 
 
-def _local_mean(values: Tensor) -> Tensor:
-    """Gaussian-weighted mean around each pixel. Shapes: (N, C, H, W) -> the same."""
-    radius = SSIM_WINDOW_PX // 2
-    window = torch.exp(-(torch.arange(-radius, radius + 1, dtype=torch.float64) ** 2) / (2 * 1.5**2))
-    weights = (window / window.sum()).tolist()
-    values = F.pad(values, (radius,) * 4, mode="reflect")
-    for axis in (2, 3):
-        size = values.shape[axis] - 2 * radius
-        total = torch.zeros_like(values.narrow(axis, 0, size))
-        for k, weight in enumerate(weights):
-            total.add_(values.narrow(axis, k, size), alpha=weight)
-        values = total
-    return values
+def pearson(output: Tensor, target: Tensor) -> Tensor:
+    """Mean of `channel_pearson` over the channels of each image; NaN where it is that of one channel.
+
+    Shapes: output, target (N, C, H, W) -> (N,).
+
+    Raises:
+        ValueError: The two shapes differ.
+    """
+    return channel_pearson(output, target).mean(1)
+
+
+def _too_small(output: Tensor, target: Tensor, least_px: int) -> bool:
+    _difference(output, target)
+    return min(output.shape[-2:]) < least_px
+
+
+def _nan_of_each(output: Tensor) -> Tensor:
+    return torch.full((output.shape[0],), math.nan, dtype=torch.float64, device=output.device)
+
+
+def _from_0_to_1(values: Tensor) -> Tensor:
+    return (values.float() + 1) / 2
+
+
+def _each(values: Tensor) -> Tensor:
+    """(N,), also where torchmetrics gives a scalar for a batch of one."""
+    return values.double().reshape(-1)
 
 
 METRICS: MappingProxyType[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
-    {"L1": l1, "RMSE": rmse, "bias": bias, "PSNR": psnr, "SSIM": ssim}
+    {"L1": l1, "RMSE": rmse, "bias": bias, "PSNR": psnr, "SSIM": ssim, "MS-SSIM": ms_ssim, "Pearson": pearson}
 )
 """Every metric by the name its column has in a table."""
 
+PER_CHANNEL: MappingProxyType[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+    {"bias": channel_bias, "Pearson": channel_pearson}
+)
+"""Metrics that are also told for each channel."""
+
 BETTER: MappingProxyType[str, str] = MappingProxyType(
-    {"L1": "lower", "RMSE": "lower", "bias": "near 0", "PSNR": "higher", "SSIM": "higher"}
+    {
+        "L1": "lower",
+        "RMSE": "lower",
+        "bias": "near 0",
+        "PSNR": "higher",
+        "SSIM": "higher",
+        "MS-SSIM": "higher",
+        "Pearson": "higher",
+    }
 )
 """Which way each metric is better."""
 
