@@ -27,22 +27,14 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch import Tensor
 
-from pairloom.checkpoint import load_discriminator, write_atomically
+from pairloom.checkpoint import load_discriminator, write_text_atomically
 from pairloom.config import Config, DataConfig
 from pairloom.data import Pair, evenly, find_pairs, load_pair
 from pairloom.evaluation.curves import charts
-from pairloom.evaluation.evaluate import (
-    WHO,
-    EvaluationError,
-    Summary,
-    data_config,
-    evaluate,
-    is_own,
-    number,
-    pairs_of,
-)
-from pairloom.evaluation.metrics import BETTER, METRICS, Interval
+from pairloom.evaluation.evaluate import data_config, evaluate, is_own, pairs_of
+from pairloom.evaluation.metrics import BETTER, Interval
 from pairloom.evaluation.patches import MAP_COLOURS, laid_over, patch_map
+from pairloom.evaluation.summary import WHO, EvaluationError, Summary, number
 from pairloom.images import ImageSpec
 from pairloom.networks import Discriminator
 from pairloom.pictures import Rgb, preview
@@ -113,7 +105,8 @@ def write_report(run: str | Path, *, evaluation: Path | None = None) -> Path:
         if again is None:
             notes.append(f"The figures in {folder} are of another state of the model.")
         summary = again or summary
-    rows = _read_rows(folder / "per_image.csv") if summary else []
+    names = tuple(summary.metrics["model"]) if summary else ()
+    rows = _read_rows(folder / "per_image.csv", names) if summary else []
     lines = read_metrics(run)
     page = {
         **_facts(run, translator, lines, summary),
@@ -125,7 +118,7 @@ def write_report(run: str | Path, *, evaluation: Path | None = None) -> Path:
         "ranked_by": _ranking(rows),
         "scale": [to_hex(MAP_COLOURS(v / 4)) for v in range(5)],
         "notes": notes,
-        "metrics": tuple(METRICS),
+        "metrics": names,
         "better": BETTER,
         "who": WHO,
         "number": _number,
@@ -137,12 +130,8 @@ def write_report(run: str | Path, *, evaluation: Path | None = None) -> Path:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.from_string(template).render(page)
-    write_atomically(run / "report.html", lambda temporary: _write_text(temporary, text))
+    write_text_atomically(run / "report.html", text)
     return run / "report.html"
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -179,11 +168,11 @@ def _evaluate(
         return None
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return [
-                {"name": row["name"], **{name: float(row[name]) for name in METRICS}}
+                {"name": row["name"], **{name: float(row[name]) for name in names}}
                 for row in csv.DictReader(file)
             ]
     except (OSError, ValueError, KeyError, TypeError) as error:
