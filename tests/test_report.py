@@ -20,11 +20,12 @@ from PIL import Image
 import pairloom
 from pairloom.cli import main
 from pairloom.config import DiscriminatorConfig
-from pairloom.evaluation import report
+from pairloom.evaluation import gallery
 from pairloom.evaluation.curves import MAX_POINTS, running_mean, thin
 from pairloom.evaluation.evaluate import evaluate
+from pairloom.evaluation.gallery import view
 from pairloom.evaluation.patches import nearest_patch, patch_map
-from pairloom.evaluation.report import view, write_report
+from pairloom.evaluation.report import write_report
 from pairloom.images import ImageSpec
 from pairloom.networks import build_discriminator
 
@@ -196,7 +197,7 @@ def test_it_says_what_was_found(run: Path, page: Page) -> None:
 
 
 def test_the_best_and_the_worst_are_those_of_the_table(run: Path, page: Page) -> None:
-    rows = report._read_rows(run / "evaluation" / "per_image.csv", ("SSIM", "L1", "PSNR"))
+    rows = gallery.read_rows(run / "evaluation" / "per_image.csv", ("SSIM", "L1", "PSNR"))
     names = [row["name"] for row in sorted(rows, key=lambda row: -row["SSIM"])]
     section = page.source[page.source.index('id="extremes"') : page.source.index('id="train"')]
     shown = re.findall(r"<b>([^<]+)</b>", section)

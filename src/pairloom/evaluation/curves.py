@@ -64,22 +64,22 @@ def charts(lines: Sequence[dict[str, Any]], config: Config) -> list[Chart]:
     """The curves of the lines of metrics.jsonl; terms that the run does not have are left out."""
     objective = config.objective
     drawn = (
-        _chart(
+        chart(
             lines,
             "D's two terms",
             {"D_real": "D_real, real pairs", "D_fake": "D_fake, generated pairs"},
             how_to_read(objective.gan_mode, halved=objective.halve_d),
             level=chance_level(objective.gan_mode),
         ),
-        _chart(lines, "G's adversarial term", {"G_GAN": "G_GAN"}, "How far G is from fooling D."),
-        _chart(
+        chart(lines, "G's adversarial term", {"G_GAN": "G_GAN"}, "How far G is from fooling D."),
+        chart(
             lines,
             "L1",
             {"G_L1": "G_L1, training", "val_L1": "val_L1, validation"},
             "Mean absolute error on [-1, 1]. Validation rising while training falls is overfitting.",
         ),
-        _chart(lines, "L2", {"G_L2": "G_L2, training"}, "Mean squared error on [-1, 1]."),
-        _chart(
+        chart(lines, "L2", {"G_L2": "G_L2, training"}, "Mean squared error on [-1, 1]."),
+        chart(
             lines,
             "Patches that D judges rightly",
             {"D_real_accuracy": "real pairs", "D_fake_accuracy": "generated pairs"},
@@ -87,10 +87,10 @@ def charts(lines: Sequence[dict[str, Any]], config: Config) -> list[Chart]:
             level=0.5,
         ),
     )
-    return [chart for chart in drawn if chart is not None]
+    return [found for found in drawn if found is not None]
 
 
-def _chart(
+def chart(
     lines: Sequence[dict[str, Any]],
     title: str,
     names: dict[str, str],

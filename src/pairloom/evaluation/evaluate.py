@@ -8,7 +8,7 @@ import json
 import math
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +20,14 @@ from tqdm import tqdm
 from pairloom import images
 from pairloom.checkpoint import write_text_atomically
 from pairloom.config import DataConfig
-from pairloom.data import Pair, PairSet, find_pairs, load_pair
+from pairloom.data import DataError, Pair, PairSet, evenly, find_pairs, fingerprint, load_pair
 from pairloom.evaluation.baselines import Baselines, Load, at_size
+from pairloom.evaluation.checkpoints import over_checkpoints
+from pairloom.evaluation.controls import PerImage
 from pairloom.evaluation.metrics import METRICS, PER_CHANNEL
+from pairloom.evaluation.page import write_page
+from pairloom.evaluation.sections import LADDER_PAIRS, NOISE_SAMPLES, Learned, choose_looks
+from pairloom.evaluation.segmenter import PixelClassifier
 from pairloom.evaluation.summary import RESAMPLES, EvaluationError, Summary, summarise
 from pairloom.images import ImageSpec
 from pairloom.translator import Translator
@@ -37,39 +42,55 @@ def evaluate(
     checkpoint: Literal["last", "best"] = "last",
     device: str = "auto",
     baselines: bool = True,
+    sections: bool = True,
+    segmenter: PixelClassifier | None = None,
+    weights: str | Path | None = None,
+    samples: int = NOISE_SAMPLES,
+    all_checkpoints: bool = False,
     seed: int = 0,
 ) -> Summary:
-    """Translate every pair of a split, measure each output, and write images, table and summary.
+    """Translate every pair of a split, measure each output, and write images, table, summary and page.
 
-    Writes ``OUT/images/NAME.png`` (.tif where a PNG cannot hold the target's values), ``OUT/per_image.csv``
-    and ``OUT/summary.json``. The two files appear when complete; if something fails half-way, the lines
-    measured so far are in ``OUT/per_image.partial.csv``, and an earlier evaluation's files stand.
+    Writes ``OUT/images/NAME.png`` (.tif where a PNG cannot hold the target's values), ``OUT/per_image.csv``,
+    ``OUT/summary.json`` and ``OUT/evaluation.html``. The files appear when complete; if something fails
+    half-way, the lines measured so far are in ``OUT/per_image.partial.csv``, and the files of an earlier
+    evaluation stand.
 
     Metrics compare tensors in [-1, 1] at evaluation geometry, before the output is rounded to file values.
 
     Args:
         model: Run directory, generator.safetensors, or a loaded Translator (its checkpoint and device stand).
-        data: None, or their path: the data the model was trained on. Another path: read as the model's own
-            data are, from there, with the splits that stand there.
+        data: None, or their path: the data the model was trained on, also when they have been copied
+            elsewhere. Another path: read as the model's own data are, from there, with the splits that stand
+            there.
         split: "test", "val" or "train". Data other than the model's own that have no splits are evaluated
             whole.
         out: Folder to write to; made when missing.
         checkpoint: "last" or "best".
         device: auto, cpu, cuda, mps.
         baselines: Also measure the mean training target and the nearest training pair.
+        sections: Also look at the outputs as a set, at their colours, at controls, at the noise.
+        segmenter: Of real photos, for the FCN-score of label -> photo models.
+        weights: Folder with the public weight files of LPIPS, DISTS and FID.
+        samples: Translations of the same source, for the noise; below 2: none.
+        all_checkpoints: Of a run directory, also follow L1, PSNR and SSIM over its checkpoints.
         seed: Of the dropout masks, where the model's dropout is on.
 
     Raises:
         EvaluationError: The split is empty (the message names those that are not), or the other path holds
-            side-by-side files where the model learned from two folders.
+            side-by-side files where the model learned from two folders, or `out` lies among the data.
     """
     if isinstance(model, Translator):
         translator, which = model, "as loaded"
     else:
         translator, which = Translator.load(model, checkpoint=checkpoint, device=device), checkpoint
+    run = Path() if isinstance(model, Translator) else Path(model)
+    if all_checkpoints and not (run / "checkpoints").is_dir():
+        raise EvaluationError(f"{model}: is no run directory, so it has no checkpoints to follow.")
     path_given = isinstance(data, str | Path)
-    data = data_config(translator, data)
-    own = is_own(translator, data)
+    data, own = data_of(translator, data)
+    out = Path(out)
+    _refuse_among_the_data(out, data)
     pair_set = find_pairs(data)
     if path_given and not own and translator.config.data.path_b and pair_set.layout == "side-by-side":
         raise EvaluationError(
@@ -83,10 +104,23 @@ def evaluate(
     def load(pair: Pair) -> tuple[Tensor, Tensor]:
         return load_pair(pair, translator.source_spec, translator.target_spec, data)
 
-    out = Path(out)
     former = _image_names(out)
-    train = pair_set.split("train") if baselines and not unsplit else ()
-    references = Baselines.collect(train, load) if train else None
+    train = pair_set.split("train") if not unsplit else ()
+    references = Baselines.collect(train, load) if train and baselines else None
+    learned = Learned.load(weights, translator.device)
+    looks = (
+        choose_looks(
+            translator,
+            pairs,
+            train_targets=[load(pair)[1] for pair in evenly(train, LADDER_PAIRS)],
+            learned=learned,
+            segmenter=segmenter,
+            samples=samples,
+            seed=seed,
+        )
+        if sections
+        else {}
+    )
     columns: dict[str, list[float]] = {}
     with _table(out) as write:
         for pair in tqdm(pairs, desc=f"evaluating {split}", unit="pair", disable=None, leave=False):
@@ -94,56 +128,90 @@ def evaluate(
             y_hat = translator.translate_tensor(x[None], seed=seed)[0].cpu().float()
             _write_output(out, pair.name, y_hat, translator.target_spec)
             row = _measure_row(
-                pair, x, y, y_hat, spec=translator.target_spec, references=references, load=load
+                pair,
+                x,
+                y,
+                y_hat,
+                spec=translator.target_spec,
+                extra=learned.metrics,
+                references=references,
+                load=load,
             )
             write(row)
             for key, value in row.items():
                 if isinstance(value, float):
                     columns.setdefault(key, []).append(value)
+            for look in looks.values():
+                look.add(pair, x, y, y_hat)
 
     settings = _settings(translator, data) | {
         "split": split,
         "unsplit": unsplit,
         "own_data": own,
+        "data_changed": own and _has_changed(translator, pair_set),
         "pairs": len(pairs),
         "checkpoint": which,
         "seed": seed,
         "baselines": baselines,
-        "train_pairs": len(train),
+        "train_pairs": len(train) if baselines else 0,
         "train_pairs_used": len(references.pairs) if references else 0,
+        "weights": list(learned.missing),
     }
     _remove_images(out, former - {pair.name for pair in pairs})
-    summary = summarise(columns, settings, channels=_channel_columns(translator.target_spec), sections={})
+    found = {name: look.section() for name, look in looks.items()}
+    if all_checkpoints:
+        found["checkpoints"] = over_checkpoints(run, pairs, load, split=split, seed=seed, device=device)
+    summary = summarise(columns, settings, channels=_channel_columns(translator.target_spec), sections=found)
     text = json.dumps(summary.to_dict(), indent=2, allow_nan=False) + "\n"
     write_text_atomically(out / "summary.json", text)
+    write_page(out, translator, summary, pairs, data)
     return summary
 
 
-def data_config(translator: Translator, data: DataConfig | str | Path | None) -> DataConfig:
-    """The data to evaluate on: as given, or the model's own, or others that are read as the model's own."""
+def _refuse_among_the_data(out: Path, data: DataConfig) -> None:
+    for folder in map(Path, filter(None, (data.path, data.path_b))):
+        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise EvaluationError(
+                f"{out}: lies in the data folder {folder}, whose images would then be more; choose an --out "
+                "beside it."
+            )
+
+
+def data_of(translator: Translator, data: DataConfig | str | Path | None) -> tuple[DataConfig, bool]:
+    """The data to evaluate on, and whether they are those that the model was trained on.
+
+    Given are the data themselves, None for the model's own, or a path: of the model's own, of a copy of
+    these (recognised by the fingerprint saved with the weights, and split in the same way), or of others.
+    """
     own = translator.config.data
+    if data is None:
+        return own, True
     if isinstance(data, DataConfig):
-        return data
-    if data is None or _same_place(data, own.path):
-        return own
-    # Another path holds its pairs by itself; what drew splits and subsets of the training data stays behind.
-    return dataclasses.replace(
-        own,
-        path=str(data),
-        path_b=None,
-        val_fraction=0.0,
-        test_fraction=0.0,
-        group_pattern=None,
-        max_pairs=None,
-    )
+        same = _same_place(data.path, own.path) and _same_place(data.path_b or "", own.path_b or "")
+        return data, same
+    if _same_place(data, own.path):
+        return own, True
+    moved = dataclasses.replace(own, path=str(data), path_b=None)
+    if own.path_b is None and _is_copy(translator, moved):
+        return moved, True
+    # Others hold their pairs by themselves; what drew splits and subsets of the training data stays behind.
+    nothing_drawn: dict[str, Any] = {
+        "val_fraction": 0.0, "test_fraction": 0.0, "group_pattern": None, "max_pairs": None
+    }  # fmt: skip
+    return dataclasses.replace(moved, **nothing_drawn), False
 
 
-def is_own(translator: Translator, data: DataConfig) -> bool:
-    """Are these the data that the model was trained on?"""
-    own = translator.config.data
-    if (own.path_b is None) != (data.path_b is None):
+def _is_copy(translator: Translator, data: DataConfig) -> bool:
+    known = translator.provenance.get("data_fingerprint")
+    try:
+        return known is not None and fingerprint(find_pairs(data)) == known
+    except DataError:
         return False
-    return _same_place(data.path, own.path) and _same_place(data.path_b or "", own.path_b or "")
+
+
+def _has_changed(translator: Translator, pair_set: PairSet) -> bool:
+    known = translator.provenance.get("data_fingerprint")
+    return known is not None and fingerprint(pair_set) != known
 
 
 def _same_place(a: str | Path, b: str | Path) -> bool:
@@ -217,11 +285,13 @@ def _measure_row(
     y_hat: Tensor,
     *,
     spec: ImageSpec,
+    extra: Mapping[str, PerImage],
     references: Baselines | None,
     load: Load,
 ) -> dict[str, str | float]:
     """One line of the table. Shapes: x, y, y_hat (C, H, W)."""
     metrics = {name: metric for name, metric in METRICS.items() if name != "Pearson" or spec.kind != "labels"}
+    metrics |= extra
 
     def measured(output: Tensor, prefix: str = "") -> dict[str, float]:
         return {prefix + name: float(metric(output[None], y[None])) for name, metric in metrics.items()}

@@ -220,9 +220,11 @@ BETTER: MappingProxyType[str, str] = MappingProxyType(
         "SSIM": "higher",
         "MS-SSIM": "higher",
         "Pearson": "higher",
+        "LPIPS": "lower",
+        "DISTS": "lower",
     }
 )
-"""Which way each metric is better."""
+"""Which way each metric is better; the last two need weights (`evaluation.perceptual`)."""
 
 
 def measure(output: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -7,69 +7,48 @@ words, this module the facts.
 
 from __future__ import annotations
 
-import base64
-import csv
 import dataclasses
-import io
 import json
-import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
-from jinja2 import Environment, StrictUndefined
 from matplotlib.colors import to_hex
 from PIL import Image
-from torch import Tensor
 
 from pairloom.checkpoint import load_discriminator, write_text_atomically
-from pairloom.config import Config, DataConfig
-from pairloom.data import Pair, evenly, find_pairs, load_pair
+from pairloom.config import Config
+from pairloom.data import Pair, evenly, find_pairs
 from pairloom.evaluation.curves import charts
-from pairloom.evaluation.evaluate import data_config, evaluate, is_own, pairs_of
-from pairloom.evaluation.metrics import BETTER, Interval
+from pairloom.evaluation.evaluate import data_of, evaluate, pairs_of
+from pairloom.evaluation.gallery import (
+    MAX_ROWS,
+    SHOWN_SIDE_PX,
+    Examples,
+    Triptych,
+    picture,
+    ranking,
+    read_rows,
+    read_summary,
+    render,
+    shown_number,
+    verdict,
+    view,
+)
+from pairloom.evaluation.metrics import BETTER
 from pairloom.evaluation.patches import MAP_COLOURS, laid_over, patch_map
-from pairloom.evaluation.summary import WHO, EvaluationError, Summary, number
-from pairloom.images import ImageSpec
+from pairloom.evaluation.summary import WHO, EvaluationError, Summary
 from pairloom.networks import Discriminator
-from pairloom.pictures import Rgb, preview
 from pairloom.rundir import read_json, read_metrics
 from pairloom.translator import Translator
 
 SHOWN = {"held out": 6, "train": 2, "best": 2, "worst": 2}
 """Triptychs in each section."""
-SHOWN_SIDE_PX = 256
-"""Larger images are shown reduced to this side: it keeps the page below a few megabytes."""
-PIXELATED_BELOW_PX = 160
-"""Images with a smaller side are enlarged with visible pixels, not blurred."""
-MAX_ROWS = 2000
-"""Lines of the table of images; per_image.csv has them all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One image as it stands in the page."""
-
-    uri: str
-    width: int
-    height: int
-    label: str
-    alt: str
-    pixelated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Triptych:
-    """Pictures that belong together, and the words below them."""
-
-    name: str
-    pictures: tuple[Picture, ...]
-    numbers: str = ""
 
 
 def write_report(run: str | Path, *, evaluation: Path | None = None) -> Path:
@@ -94,7 +73,7 @@ def write_report(run: str | Path, *, evaluation: Path | None = None) -> Path:
         raise EvaluationError(f"{run}: there is no such run directory.")
     folder = run / "evaluation" if evaluation is None else Path(evaluation)
     notes: list[str] = []
-    summary = _read_summary(folder)
+    summary = read_summary(folder)
     best = summary is not None and summary.settings["checkpoint"] == "best"
     translator = Translator.load(run, checkpoint="best" if best else "last")
     if summary is None:
@@ -106,7 +85,7 @@ def write_report(run: str | Path, *, evaluation: Path | None = None) -> Path:
             notes.append(f"The figures in {folder} are of another state of the model.")
         summary = again or summary
     names = tuple(summary.metrics["model"]) if summary else ()
-    rows = _read_rows(folder / "per_image.csv", names) if summary else []
+    rows = read_rows(folder / "per_image.csv", names) if summary else []
     lines = read_metrics(run)
     page = {
         **_facts(run, translator, lines, summary),
@@ -115,39 +94,23 @@ def write_report(run: str | Path, *, evaluation: Path | None = None) -> Path:
         "row_count": len(rows),
         "charts": charts(lines, translator.config),
         "warnings": _warnings(lines),
-        "ranked_by": _ranking(rows),
+        "ranked_by": ranking(rows),
         "scale": [to_hex(MAP_COLOURS(v / 4)) for v in range(5)],
         "notes": notes,
+        "evaluation_page": _below(run, folder / "evaluation.html"),
         "metrics": names,
         "better": BETTER,
         "who": WHO,
-        "number": _number,
-        "verdict": _verdict,
+        "number": shown_number,
+        "verdict": verdict,
         **_sections(run, translator, summary, rows, notes),
     }
-    template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = environment.from_string(template).render(page)
-    write_text_atomically(run / "report.html", text)
+    write_text_atomically(run / "report.html", render("report.html.jinja", page))
     return run / "report.html"
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Numbers
-
-
-def _read_summary(folder: Path) -> Summary | None:
-    path = folder / "summary.json"
-    if not path.exists():
-        return None
-    try:
-        return Summary.from_dict(read_json(path))
-    except EvaluationError as error:
-        raise EvaluationError(
-            f"{path}: {error}; it is damaged or not ours. Remove it, and the model is evaluated again."
-        ) from error
 
 
 def _evaluate(
@@ -168,18 +131,10 @@ def _evaluate(
         return None
 
 
-def _read_rows(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [
-                {"name": row["name"], **{name: float(row[name]) for name in names}}
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(
-            f"{path}: cannot be read as the table that evaluate writes; remove its summary.json, and "
-            "the model is evaluated again."
-        ) from error
+def _below(run: Path, page: Path) -> str | None:
+    """The page's address as the report has it, if it lies in the run directory."""
+    there = page.is_relative_to(run) and page.exists()
+    return quote(page.relative_to(run).as_posix()) if there else None
 
 
 def _warnings(lines: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
@@ -191,71 +146,8 @@ def _warnings(lines: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     return steps
 
 
-def _number(name: str, value: float, *, sign: Literal["", "+"] = "") -> str:
-    """As in the plain-text table, with the typographer's minus."""
-    return number(name, value, sign=sign).replace("-", "−")
-
-
-def _verdict(name: str, difference: Interval) -> str:
-    """What model - baseline says about the model."""
-    if not difference.excludes_zero:
-        return "not clearly different"
-    return "better" if (difference.mean < 0) == (BETTER[name] == "lower") else "worse"
-
-
 # -----------------------------------------------------------------------------------------------------------
 # Pictures
-
-
-def view(tensor: Tensor, spec: ImageSpec, like: Tensor | None = None) -> Rgb:
-    """A tensor for the eye: as `pictures.preview`, and stretched where the file values are no 8-bit ones.
-
-    From the 1st to the 99th percentile of each channel of `like`: an output is shown just as its target.
-
-    Shapes: tensor, like (C, H, W) -> (H, W, 3).
-    """
-    if spec.dtype != "uint8" and spec.kind != "labels":
-        reference = (tensor if like is None else like).flatten(1).double().numpy()
-        low, high = torch.from_numpy(np.percentile(reference, (1, 99), axis=1)).float()[..., None, None]
-        tensor = 2 * (tensor - low) / torch.where(high > low, high - low, 2.0) - 1
-    return preview(tensor, spec)
-
-
-def picture(pixels: Rgb, label: str, alt: str, *, side_px: int = SHOWN_SIDE_PX) -> Picture:
-    """An image as a PNG inside the page, reduced where it is larger than `side_px`."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((side_px, side_px), Image.Resampling.BOX)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(uri, *image.size, label, alt, max(image.size) < PIXELATED_BELOW_PX)
-
-
-class _Examples:
-    """Pairs of one split, loaded and translated when asked for."""
-
-    def __init__(self, translator: Translator, data: DataConfig, seed: int) -> None:
-        self.translator, self.data, self.seed = translator, data, seed
-        self.specs = translator.source_spec, translator.target_spec
-        self._made: dict[tuple[str, str], Triptych] = {}
-
-    def tensors(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
-        """Source, target and output. Shapes: (C, H, W) each."""
-        x, y = load_pair(pair, *self.specs, self.data)
-        return x, y, self.translator.translate_tensor(x[None], seed=self.seed)[0].cpu().float()
-
-    def triptych(self, pair: Pair, row: dict[str, Any] | None) -> Triptych:
-        """Source, output, target; the same pair is only made once."""
-        key = pair.split, pair.name
-        if key not in self._made:
-            x, y, y_hat = self.tensors(pair)
-            source, target = self.specs
-            views = {"source": view(x, source), "output": view(y_hat, target, y), "target": view(y, target)}
-            pictures = tuple(picture(v, label, f"{label} of {pair.name}") for label, v in views.items())
-            names = ("SSIM", "L1", "PSNR")
-            numbers = " · ".join(f"{name} {_number(name, row[name])}" for name in names) if row else ""
-            self._made[key] = Triptych(pair.name, pictures, numbers)
-        return self._made[key]
 
 
 def _sections(
@@ -265,16 +157,15 @@ def _sections(
     sections: dict[str, Any] = dict.fromkeys(("held_out", "train", "best", "worst", "samples", "patches"), ())
     settings: dict[str, Any] = {"split": "test", "data": None, "seed": 0}
     settings |= summary.settings if summary else {}
-    data = data_config(translator, settings["data"])
-    own = is_own(translator, data)
+    data, own = data_of(translator, settings["data"])
     sections["where"] = summary.where if summary else f"{settings['split']} split"
-    examples = _Examples(translator, data, settings["seed"])
+    examples = Examples(translator, data, settings["seed"])
     measured = {row["name"]: row for row in rows}
     try:
         pair_set = find_pairs(data)
         shown, _ = pairs_of(pair_set, settings["split"], own=own)
         pairs = {pair.name: pair for pair in shown}
-        metric = _ranking(rows)
+        metric = ranking(rows)
         ordered = sorted(rows, key=lambda row: row[metric], reverse=BETTER[metric] == "higher")
         ranked = [row["name"] for row in ordered if row["name"] in pairs]
         ends = min(SHOWN["best"], len(ranked) // 2)
@@ -304,12 +195,7 @@ def _sample(path: Path) -> Triptych:
     return Triptych(path.stem, (picture(sheet, "", f"sample sheet {path.stem}", side_px=3 * SHOWN_SIDE_PX),))
 
 
-def _ranking(rows: Sequence[dict[str, Any]]) -> str:
-    """The metric that orders images: SSIM, or L1 where images are too small for it."""
-    return "SSIM" if all(math.isfinite(row["SSIM"]) for row in rows) else "L1"
-
-
-def _patches(discriminator: Discriminator, examples: _Examples, pair: Pair) -> dict[str, Any] | None:
+def _patches(discriminator: Discriminator, examples: Examples, pair: Pair) -> dict[str, Any] | None:
     """The patch maps of a real and a generated pair; None where the image is smaller than D's kernels."""
     x, y, y_hat = examples.tensors(pair)
     target = examples.translator.target_spec
@@ -349,7 +235,7 @@ def _facts(
     lead = f"Learned from {learned or 'the'} pairs in {where}, direction {config.data.direction}."
     if summary:
         means = summary.metrics["model"]
-        figures = ", ".join(f"{name} {_number(name, means[name].mean)}" for name in ("SSIM", "L1"))
+        figures = ", ".join(f"{name} {shown_number(name, means[name].mean)}" for name in ("SSIM", "L1"))
         kind = "other" if summary.settings.get("unsplit") else summary.settings["split"]
         lead += f" On {summary.settings['pairs']} {kind} pairs: {figures}."
     groups = _groups(config)

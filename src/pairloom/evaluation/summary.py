@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pairloom.evaluation.metrics import METRICS, Interval, bootstrap_mean, paired_difference
+from pairloom.evaluation.metrics import BETTER, Interval, bootstrap_mean, paired_difference
 
 WHO = {"model": "model", "mean_target": "mean target", "nearest_pair": "nearest pair"}
 """Whose figures a summary holds: column prefix in the files, and name for people."""
@@ -33,6 +33,8 @@ class Section:
     """A table or sentences for a terminal."""
     figures: dict[str, Any] = field(default_factory=dict)
     """Plain JSON."""
+    svg: str = ""
+    """Its drawing, as markup of ours for the page; not in the JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +85,8 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict for JSON; what is not finite is null."""
         plain: dict[str, Any] = finite({"version": VERSION, **dataclasses.asdict(self)})
+        for section in plain["sections"].values():
+            del section["svg"]
         return plain
 
     @classmethod
@@ -106,7 +110,7 @@ class Summary:
             missing = {"split", "pairs", "checkpoint", "seed", "data", "model", "ssim"} - set(
                 values["settings"]
             )
-            if missing or not {"L1", "SSIM"} <= set(values["metrics"]["model"]) <= set(METRICS):
+            if missing or not {"L1", "SSIM"} <= set(values["metrics"]["model"]) <= set(BETTER):
                 raise EvaluationError("lacks settings or metrics")
             return cls(
                 settings=values["settings"],
@@ -178,7 +182,7 @@ def summarise(
         return columns[name if who == "model" else f"{who}_{name}"]
 
     present = [who for who in WHO if who == "model" or f"{who}_L1" in columns]
-    names = [name for name in METRICS if name in columns]
+    names = [name for name in BETTER if name in columns]
     if not any(map(math.isfinite, columns["MS-SSIM"])):
         names.remove("MS-SSIM")  # of images below its least size there is no more to say
     metrics = {
@@ -210,6 +214,8 @@ def _remarks(metrics: dict[str, dict[str, Interval]], settings: dict[str, Any]) 
     total, train, used = settings["pairs"], settings["train_pairs"], settings["train_pairs_used"]
     if settings["unsplit"]:
         yield "The folder has no splits: all its pairs are evaluated."
+    if settings["data_changed"]:
+        yield "The data have changed since the training: some of these pairs may have been trained on."
     if settings["split"] == "train" and settings["own_data"]:
         yield "These pairs were trained on: the figures say nothing of how others will do."
     if total < FEW:

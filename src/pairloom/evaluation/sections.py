@@ -1,0 +1,413 @@
+"""Further looks at the outputs of an evaluation: sets, colour, controls, noise, classes.
+
+Each look sees every pair once, as it is translated, and ends as a `Section` of the summary. A figure that the
+images do not allow (too few, too small, no RGB) becomes the sentence that says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pairloom import images
+from pairloom.data import Pair, evenly
+from pairloom.evaluation import metrics
+from pairloom.evaluation.colour import LabHistogram, figure, intersection
+from pairloom.evaluation.controls import MODEL, PerImage, PerSet
+from pairloom.evaluation.diversity import diversity
+from pairloom.evaluation.fcn_score import FcnScorer
+from pairloom.evaluation.features import Extractor, frechet, kid
+from pairloom.evaluation.label_score import LabelScorer
+from pairloom.evaluation.ladder import draw, ladder
+from pairloom.evaluation.perceptual import Dists, Lpips
+from pairloom.evaluation.retrieval import layout, retrieval
+from pairloom.evaluation.segmenter import PixelClassifier, SegmenterError
+from pairloom.evaluation.sliced_wasserstein import Patches, sliced_wasserstein
+from pairloom.evaluation.spectrum import Spectrum, spectrum_report
+from pairloom.evaluation.summary import Section
+from pairloom.evaluation.trunks import TrunkError
+from pairloom.images import ImageSpec
+from pairloom.palette import nearest
+from pairloom.translator import Translator
+
+LADDER_PAIRS = 32
+"""The ladder of controls measures at most so many pairs, evenly chosen: it has ten rows."""
+NOISE_PAIRS, NOISE_SAMPLES = 8, 4
+"""Sources that are translated several times, and how often."""
+
+
+class Look(Protocol):
+    """Sees every pair of an evaluation, and says what it saw."""
+
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+        """See one pair. Shapes: x, y, y_hat (C, H, W), in [-1, 1]."""
+
+    def section(self) -> Section:
+        """What all of them show."""
+
+
+def _said(words: Callable[[], str]) -> str:
+    """The words, or the sentence that says why there are none."""
+    try:
+        return words().rstrip()
+    except ValueError as error:
+        return str(error)
+
+
+class Sets:
+    """Outputs and targets as two sets: features, patches, spectra; and whether pairs find each other."""
+
+    def __init__(self, extractors: Sequence[Extractor], missing: Sequence[str]) -> None:
+        """Begin.
+
+        Args:
+            extractors: Of the features that KID and the Frechet distance compare.
+            missing: A sentence for each that there might be.
+        """
+        self.extractors, self._missing = extractors, missing
+        self._features: dict[str, tuple[list[Tensor], list[Tensor]]] = {e.name: ([], []) for e in extractors}
+        self._patches = Patches(), Patches()
+        self._spectra = Spectrum(), Spectrum()
+        self._layouts: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._faults: dict[str, None] = {}
+
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+        """See one pair."""
+        for side, image in enumerate((y_hat, y)):
+            batch = image[None]
+            try:
+                for extractor in self.extractors:
+                    self._features[extractor.name][side].append(extractor(batch))
+                self._patches[side].add(batch)
+                self._spectra[side].add(batch)
+                self._layouts[side].append(layout(batch))
+            except ValueError as error:
+                self._faults[str(error)] = None
+
+    def section(self) -> Section:
+        """KID, Frechet distance, sliced Wasserstein distance, power spectrum, retrieval."""
+        figures: dict[str, Any] = {}
+        lines = list(self._missing)
+
+        def of_features(extractor: Extractor) -> str:
+            outputs, targets = (torch.cat(side) for side in self._features[extractor.name])
+            found = kid(outputs, targets, paired=True)
+            figures.setdefault("KID", {})[extractor.name] = {
+                "value": found.value,
+                "low": found.low,
+                "high": found.high,
+                "settings": extractor.words,
+            }
+            return f"KID {found.value:.4f} [{found.low:.4f}, {found.high:.4f}] ({extractor.words})."
+
+        def of_distance(extractor: Extractor) -> str:
+            value = frechet(*(torch.cat(side) for side in self._features[extractor.name]))
+            figures.setdefault("Frechet distance", {})[extractor.name] = value
+            return f"Frechet distance {value:.2f} ({extractor.name})."
+
+        def of_patches() -> str:
+            distances = sliced_wasserstein(*self._patches)
+            figures["sliced Wasserstein"] = {str(side): value for side, value in distances.items()}
+            shown = ", ".join(f"{side} px: {1000 * value:.1f}" for side, value in distances.items())
+            return f"Sliced Wasserstein distance of 7 x 7 patches, times 1000, by scale: {shown}."
+
+        def of_spectra() -> str:
+            report = spectrum_report(*self._spectra)
+            figures["spectrum"] = report.to_dict()
+            return report.words()
+
+        def of_layouts() -> str:
+            found = retrieval(*(torch.cat(side) for side in self._layouts))
+            figures["retrieval"] = found.to_dict()
+            return found.words()
+
+        if self._faults:
+            lines += self._faults
+        else:
+            for extractor in self.extractors:
+                lines += [_said(partial(look, extractor)) for look in (of_features, of_distance)]
+            lines += [_said(words) for words in (of_patches, of_spectra, of_layouts)]
+        return Section(title="As a set", words="\n".join(lines), figures=figures)
+
+
+class Colour:
+    """Marginal Lab histograms (Figure 7)."""
+
+    def __init__(self) -> None:
+        self.histograms = {"outputs": LabHistogram(), "targets": LabHistogram()}
+
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+        """See one pair."""
+        self.histograms["outputs"].add(y_hat[None])
+        self.histograms["targets"].add(y[None])
+
+    def section(self) -> Section:
+        """Intersections of outputs and targets for L, a and b, and the figure."""
+        shares = intersection(self.histograms["outputs"], self.histograms["targets"])
+        shown = ", ".join(f"{channel} {value:.3f}" for channel, value in shares.items())
+        return Section(
+            title="Colour",
+            words=f"Intersection of the Lab histograms of outputs and targets: {shown} (1: the same).",
+            figures={"intersection": shares},
+            svg=figure(self.histograms, "targets"),
+        )
+
+
+class Controls:
+    """The same metrics for images whose faults are known."""
+
+    def __init__(
+        self,
+        chosen: Sequence[Pair],
+        others: Sequence[Tensor],
+        per_image: Mapping[str, PerImage],
+        extractor: Extractor | None,
+        *,
+        source_spec: ImageSpec,
+        rgb: bool,
+    ) -> None:
+        self._source_spec = source_spec
+        self._chosen, self._others = set(chosen), others
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._outputs: list[Tensor] = []
+        self._per_image = per_image
+        self._per_set: dict[str, PerSet] = {"SWD x1000": _patch_distance}
+        if extractor is not None:
+            self._per_set["KID"] = _Kid(extractor)
+        if rgb:
+            self._per_set["Lab a,b"] = _colour_shared
+
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+        """See one pair."""
+        if pair in self._chosen:
+            self._pairs.append((_as_colours(x, self._source_spec), y))
+            self._outputs.append(y_hat)
+
+    def section(self) -> Section:
+        """The ladder, a strip of each metric, and what each cannot see."""
+        found = ladder(self._pairs, self._outputs, self._per_image, self._per_set, others=self._others)
+        drawn = [
+            f"<h3>{name}</h3>{draw(found, name)}"
+            for name in found.metrics
+            if found.rows[MODEL].get(name) is not None
+        ]
+        return Section(
+            title=f"A ladder of controls, on {len(self._pairs)} pairs",
+            words=found.words(),
+            figures=found.to_dict(),
+            svg="".join(f'<div class="chart">{strip}</div>' for strip in drawn),
+        )
+
+
+def _as_colours(x: Tensor, spec: ImageSpec) -> Tensor:
+    """A source as it looks: one-hot classes in their palette's colours. Shapes: (C, H, W) -> (C', H, W)."""
+    if not spec.one_hot:
+        return x
+    return images.to_tensor(images.to_array(x, spec), replace(spec, one_hot=False))
+
+
+def _patch_distance(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+    collectors = Patches(), Patches()
+    for collector, side in zip(collectors, (outputs, targets), strict=True):
+        for image in side:
+            collector.add(image[None])
+    distances = sliced_wasserstein(*collectors)
+    return 1000 * sum(distances.values()) / len(distances)
+
+
+def _colour_shared(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+    """Mean intersection of the a and b histograms."""
+    histograms = LabHistogram(), LabHistogram()
+    for histogram, side in zip(histograms, (outputs, targets), strict=True):
+        for image in side:
+            histogram.add(image[None])
+    shares = intersection(*histograms)
+    return (shares["a"] + shares["b"]) / 2
+
+
+class _Kid:
+    """KID of a control; the targets' features are computed once."""
+
+    def __init__(self, extractor: Extractor) -> None:
+        self._extractor = extractor
+        self._known: dict[int, Tensor] = {}
+
+    def __call__(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+        rows = [
+            [self._features(image, keep=side) for image in images_]
+            for side, images_ in enumerate((outputs, targets))
+        ]
+        return kid(*(torch.cat(side) for side in rows), paired=len(rows[0]) == len(rows[1])).value
+
+    def _features(self, image: Tensor, *, keep: int) -> Tensor:
+        if not keep:
+            return self._extractor(image[None])
+        if id(image) not in self._known:
+            self._known[id(image)] = self._extractor(image[None])
+        return self._known[id(image)]
+
+
+class Noise:
+    """Several translations of the same sources: does z do anything?"""
+
+    def __init__(self, translator: Translator, chosen: Sequence[Pair], *, samples: int, seed: int) -> None:
+        self._translator, self._chosen = translator, set(chosen)
+        self._samples, self._seed = samples, seed
+        self._sources: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+        """See one pair."""
+        if pair in self._chosen:
+            self._sources.append(x)
+            self._targets.append(y)
+
+    def section(self) -> Section:
+        """Spread and mean pairwise distance."""
+        found = diversity(
+            self._translator, self._sources, self._targets, samples=self._samples, seed=self._seed
+        )
+        return Section(title="Noise", words=found.words(), figures=found.to_dict())
+
+
+class Labels:
+    """Predicted label maps against the true ones, by class (Table 6)."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        self._spec, self._scorer = spec, LabelScorer(spec)
+
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+        """See one pair."""
+        self._scorer.add(*(images.to_array(tensor, self._spec) for tensor in (y_hat, y)))
+
+    def section(self) -> Section:
+        """Per-pixel accuracy, per-class accuracy, class IoU."""
+        found = self._scorer.result()
+        return Section(title="Labels", words=found.words(), figures=found.to_dict())
+
+
+class Recognised:
+    """FCN-score: what a segmenter of real photos finds in the outputs (Section 4.1)."""
+
+    def __init__(self, segmenter: PixelClassifier, mean_photo: Tensor, source_spec: ImageSpec) -> None:
+        self._segmenter, self._source_spec = segmenter, source_spec
+        self._scorer = FcnScorer(segmenter, mean_photo)
+        self._distances: list[float] = []
+
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+        """See one pair; the label map is read anew, at its own size."""
+        spec = self._segmenter.label_spec
+        labels = pair.source.read(self._source_spec)
+        self._distances.append(images.palette_distance(labels, spec))
+        self._scorer.add(y_hat, y, nearest(labels, spec.palette))
+
+    def section(self) -> Section:
+        """The score between its floor and its ceiling."""
+        found = self._scorer.result()
+        far = sum(self._distances) / len(self._distances)
+        words = found.words().rstrip()
+        if far > 0:
+            words += (
+                f"\nThe label maps' pixels lie {far:.3g} file values on average from their class's colour."
+            )
+        return Section(title="FCN-score", words=words, figures={**found.to_dict(), "palette_distance": far})
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Which looks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learned:
+    """What needs weights: extractors of features, metrics of pairs; a sentence for each that is missing."""
+
+    extractors: tuple[Extractor, ...]
+    metrics: dict[str, PerImage]
+    missing: tuple[str, ...]
+
+    @classmethod
+    def load(cls, folder: str | Path | None, device: torch.device) -> Learned:
+        """All that can be had here, without any download.
+
+        Args:
+            folder: Where the public weight files of LPIPS, DISTS and FID are; None: nowhere.
+            device: Where the networks run.
+
+        Raises:
+            TrunkError: The folder does not exist.
+        """
+        made: dict[str, Callable[[], Any]] = {"EfficientNet-Lite0": lambda: Extractor.lite0(device)}
+        if folder is not None:
+            where = Path(folder)
+            if not where.is_dir():
+                raise TrunkError(f"{where}: there is no such folder of weight files; check --weights.")
+            made |= {
+                "Inception": lambda: Extractor.inception(where, device),
+                "LPIPS": lambda: Lpips(where).to(device),
+                "DISTS": lambda: Dists(where).to(device),
+            }
+        found, missing = {}, []
+        for name, make in made.items():
+            try:
+                found[name] = make()
+            except TrunkError as error:
+                missing.append(str(error))
+        return cls(
+            extractors=tuple(v for v in found.values() if isinstance(v, Extractor)),
+            metrics={name: v for name, v in found.items() if not isinstance(v, Extractor)},
+            missing=tuple(missing),
+        )
+
+
+def choose_looks(
+    translator: Translator,
+    pairs: Sequence[Pair],
+    *,
+    train_targets: Sequence[Tensor],
+    learned: Learned,
+    segmenter: PixelClassifier | None,
+    samples: int,
+    seed: int,
+) -> dict[str, Look]:
+    """The looks that suit the targets, in the order of the summary.
+
+    Raises:
+        SegmenterError: A segmenter is given, but there are no photos to make the mean photo of.
+    """
+    spec = translator.target_spec
+    looks: dict[str, Look] = {}
+    if spec.kind == "labels":
+        looks["labels"] = Labels(spec)
+    else:
+        if segmenter is not None:
+            looks["fcn_score"] = Recognised(segmenter, _mean_photo(train_targets), translator.source_spec)
+        looks["set"] = Sets(learned.extractors, learned.missing)
+        rgb = spec.channels == 3
+        if rgb:
+            looks["colour"] = Colour()
+        looks["ladder"] = Controls(
+            evenly(pairs, LADDER_PAIRS),
+            train_targets,
+            {"L1": metrics.l1, "PSNR": metrics.psnr, "SSIM": metrics.ssim, **learned.metrics},
+            learned.extractors[0] if learned.extractors and spec.channels in (1, 3) else None,
+            source_spec=translator.source_spec,
+            rgb=rgb,
+        )
+    if samples > 1 and translator.semantics.dropout and translator.config.generator.noise != "none":
+        looks["noise"] = Noise(translator, evenly(pairs, NOISE_PAIRS), samples=samples, seed=seed)
+    return looks
+
+
+def _mean_photo(photos: Sequence[Tensor]) -> Tensor:
+    if not photos:
+        raise SegmenterError(
+            "The FCN-score needs training photos, whose mean is its floor; give data that have a train split."
+        )
+    size = (photos[0].shape[1], photos[0].shape[2])
+    return torch.stack([images.resize(photo, size, labels=False) for photo in photos]).mean(0)
