@@ -82,17 +82,20 @@ def test_a_spoilt_training_file(data, run, refused, how):
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_a_spoilt_file_among_good_ones_to_translate(tiny_run, tmp_path, refused, how):
+def test_a_spoilt_file_among_good_ones_to_translate(tiny_run, tmp_path, capsys, how):
     inputs, out = tmp_path / "in", tmp_path / "out"
     inputs.mkdir()
     for name in ("a", "b", "c"):
         Image.fromarray(draw_pair(0)).save(inputs / f"{name}.png")
     spoil, words = SPOILT[how]
     spoil(inputs / "b.png")
-    sentence = refused("translate", tiny_run, inputs, "--out", out)
-    assert sentence.startswith(f"{inputs / 'b.png'}: ")
+    with pytest.raises(SystemExit) as stop:
+        cli("translate", tiny_run, inputs, "--out", out)
+    assert stop.value.code == 2
+    sentence, total = capsys.readouterr().err.splitlines()[-2:]
+    assert sentence.startswith(f"pairloom: {inputs / 'b.png'}: ")
     assert words in sentence
-    assert "The other 2 of 3 images were translated." in sentence
+    assert total == "1 of 3 images could not be translated; the others were."
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "c.png"]
 
 
@@ -412,3 +415,12 @@ def test_an_output_folder_that_is_not_writable(tiny_run, tiny_data, tmp_path, re
         sentence = refused(*command)
         assert sentence.startswith((str(out), f"{out.parent}: "))
     assert file.read_text() == "precious"
+
+
+def test_a_result_that_would_replace_a_neighbour_of_its_source(tiny_run, tmp_path, refused):
+    picture(tmp_path)
+    Image.open(tmp_path / "picture.png").save(tmp_path / "picture.jpg")
+    before = (tmp_path / "picture.png").read_bytes()
+    sentence = refused("translate", tiny_run, tmp_path / "picture.jpg", "--out", tmp_path)
+    assert sentence.startswith(f"{tmp_path / 'picture.png'}: is there already")
+    assert (tmp_path / "picture.png").read_bytes() == before

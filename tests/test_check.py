@@ -172,6 +172,18 @@ def test_no_training_pairs(tmp_path):
     one(report(tmp_path).problems, "no training pairs, only 1 test")
 
 
+def test_pairs_that_cannot_be_divided(tmp_path):
+    save(tmp_path / "1.png", scene(1, (40, 80)))
+    found = report(tmp_path, val_fraction=0.1)
+    assert found.ok
+    one(found.warnings, "only one training pair (1)", "without validation")
+    assert not any("data.val_fraction" in sentence for sentence in found.facts)
+
+
+def test_crops_much_larger_than_life(folder):
+    one(report(folder, load_size=286).warnings, "resized to 286x286", "cropped to 32x32", "data.load_size")
+
+
 def test_settings_that_do_not_fit_the_files(folder):
     one(report(folder, source_kind="labels").problems, "source images", "data.source_palette")
 
@@ -197,7 +209,10 @@ def test_transparency_and_pages_are_read_as_the_settings_say(folder):
     for path in (folder / "A").rglob("*.png"):
         rgba = np.dstack([np.asarray(Image.open(path)), scene(3, channels=1)])
         Image.fromarray(rgba, "RGBA").save(path)
-    one(report(folder).facts, "Source images: 3 channels")
+    found = report(folder)
+    one(found.facts, "Source images: 3 channels")
+    one(found.warnings, "source's alpha channel is laid over white", "4 of 4 images", "data.alpha=keep")
+    one(report(folder, alpha="white").facts, "source's alpha channel is laid over white")
     # One setting holds for both sides; the targets have no alpha to keep.
     one(report(folder, alpha="keep").facts, "Source images: 4 channels")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import pickle
 import random
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,12 +82,32 @@ def test_the_last_two_and_the_best_are_kept(tmp_path):
     assert checkpoint.steps(tmp_path) == [20, 40, 50]
     assert checkpoint.best_step(tmp_path) == 20
     assert json.loads((tmp_path / "best.json").read_text()) == {"step": 20, "val_L1": 0.3}
-    assert json.loads((tmp_path / "latest.json").read_text()) == {"step": 50}
     save(tmp_path, 60, 0.2)
     assert checkpoint.steps(tmp_path) == [50, 60]
     save(tmp_path, 70)
     save(tmp_path, 80)
     assert checkpoint.steps(tmp_path) == [60, 70, 80]
+
+
+@pytest.mark.parametrize(
+    "name", ["step-00000006-backup.pt", "step-6.pt", "step-.pt", "step-final00.pt", "step-00000006 (1).pt"]
+)
+def test_files_of_other_names_are_no_checkpoints(tmp_path, name):
+    save(tmp_path, 3)
+    (tmp_path / name).write_text("mine")
+    assert checkpoint.steps(tmp_path) == [3]
+    for step in (4, 5, 100_000_000):
+        save(tmp_path, step)
+    assert checkpoint.steps(tmp_path) == [5, 100_000_000]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_the_best_is_none_once_its_file_is_gone(tmp_path):
+    save(tmp_path, 1, 0.5)
+    save(tmp_path, 2)
+    (tmp_path / "step-00000001.pt").unlink()
+    assert checkpoint.best_step(tmp_path) is None
+    assert checkpoint.best_val_l1(tmp_path) == math.inf
 
 
 def test_no_best_without_validation(tmp_path):
@@ -114,9 +136,14 @@ def test_of_several_the_newest_readable_one_is_loaded(tmp_path):
     loaded, complaints = checkpoint.load_latest(tmp_path)
     assert loaded is not None and loaded["step"] == 1
     assert len(complaints) == 1 and "step-00000002.pt" in complaints[0]
+    # It is out of the way: nobody takes it for the newest, and nobody lost it.
+    assert checkpoint.steps(tmp_path) == [1]
+    assert (tmp_path / "step-00000002.pt.damaged").read_bytes() == b""
+    assert checkpoint.load_latest(tmp_path)[1] == []
     (tmp_path / "step-00000001.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"step-00000002\.pt.*No earlier checkpoint is left"):
+    with pytest.raises(CheckpointError, match=r"step-00000001\.pt.*No earlier checkpoint is left"):
         checkpoint.load_latest(tmp_path)
+    assert checkpoint.steps(tmp_path) == [1]
     assert checkpoint.load_latest(tmp_path / "nowhere") == (None, [])
 
 
@@ -207,6 +234,9 @@ def test_weights_that_cannot_be_used_are_one_sentence(tmp_path):
     checkpoint.save_weights(good, {"a": torch.ones(9)}, {})
     save_file({"a": torch.ones(9)}, foreign, metadata={"format": "pt"})
     save_file({"a": torch.ones(9)}, newer, metadata={"pairloom": '{"format": "pairloom-2"}'})
+    lists, no_json = (tmp_path / f"{name}.safetensors" for name in ("lists", "no_json"))
+    save_file({"a": torch.ones(9)}, lists, metadata={"pairloom": "[1]"})
+    save_file({"a": torch.ones(9)}, no_json, metadata={"pairloom": '{"format": '})
     half = tmp_path / "half.safetensors"
     half.write_bytes(good.read_bytes()[:-10])
     header = tmp_path / "header.safetensors"
@@ -221,6 +251,8 @@ def test_weights_that_cannot_be_used_are_one_sentence(tmp_path):
         (text, "is not a whole .safetensors file"),
         (foreign, "weights from elsewhere"),
         (newer, "'pairloom-2'"),
+        (lists, "its description of the model is damaged"),
+        (no_json, "its description of the model is damaged"),
         (pth, "is not a .safetensors file"),
         (tmp_path / "missing.safetensors", "there is no such file"),
     ):
@@ -239,7 +271,14 @@ def test_the_published_files_describe_themselves(tiny_run):
         assert described["config"]["objective"]["lambda_l1"] == 100.0
         assert described["source_spec"]["channels"] == described["target_spec"]["channels"] == 3
         assert described["semantics"] == {"norm_stats": "image", "dropout": True}
-        assert described["provenance"] == {"run": "run", "pairs": 5, "step": 4, "images_seen": 4}
+        environment = json.loads((tiny_run / "environment.json").read_text())
+        assert described["provenance"] == {
+            "run": "run",
+            "pairs": 5,
+            "data_fingerprint": environment["data_fingerprint"],
+            "step": 4,
+            "images_seen": 4,
+        }
 
 
 def test_the_published_weights_are_those_of_the_last_checkpoint(tiny_run):
@@ -257,6 +296,38 @@ def test_d_is_loaded_from_a_run_or_its_file_or_is_none(tiny_run, tmp_path):
         assert not d.training and not any(p.requires_grad for p in d.parameters())
         assert d(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)).shape[1] == 1
     assert checkpoint.load_discriminator(tmp_path) is None
+    assert checkpoint.load_discriminator(tmp_path / "gone") is None
+    with pytest.raises(CheckpointError, match=r"is a generator; give discriminator\.safetensors"):
+        checkpoint.load_discriminator(tiny_run / "generator.safetensors")
+
+
+@pytest.mark.parametrize("published", [(), ("generator",), ("generator", "discriminator")], ids=str)
+def test_g_and_d_are_of_one_step_wherever_a_kill_came(tiny_data, tmp_path, published):
+    """Killed after the state of step 4 was written, and before all the files for people were."""
+    run = pairloom.train(tiny_config(tiny_data, training__steps=2), tmp_path / "run")
+    later = tmp_path / "later"
+    shutil.copytree(run, later)
+    pairloom.train(tiny_config(tiny_data, training__steps=4), later)
+    for name in ("checkpoints/step-00000004.pt", *(f"{network}.safetensors" for network in published)):
+        shutil.copy(later / name, run / name)
+    state = checkpoint.load_state(run / "checkpoints/step-00000004.pt")
+    d = checkpoint.load_discriminator(run)
+    assert d is not None
+    for network, net in (("generator", pairloom.Translator.load(run).generator), ("discriminator", d)):
+        for key, value in net.state_dict().items():
+            assert torch.equal(value, state[network][key]), (network, key)
+
+
+def test_a_state_with_a_damaged_description_is_one_sentence(tiny_run, tmp_path):
+    state = checkpoint.load_state(tiny_run / "checkpoints/step-00000004.pt")
+    path = tmp_path / "step-00000004.pt"
+    for damaged in ("[1]", "{", None):
+        torch.save({**state, "model": damaged}, path)
+        for load in (pairloom.Translator.load, checkpoint.load_discriminator):
+            with pytest.raises(
+                CheckpointError, match=r"00000004\.pt: its description of the model is damaged"
+            ):
+                load(path)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -289,5 +360,5 @@ def test_a_full_disk_costs_nothing_that_was_written(tiny_data, tmp_path, limit):
     assert not list(run.rglob("*.tmp"))
 
     pairloom.train(tiny_config(tiny_data), run)
-    assert json.loads((run / "checkpoints/latest.json").read_text()) == {"step": 4}
+    assert checkpoint.steps(run / "checkpoints") == [2, 4]
     assert "Resuming at step 2 of 4." in (run / "log.txt").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_the_help_of_train_names_every_field(capsys):
     assert len(names) > 40
     for name in names:
         flag = re.escape(f"--{name.replace('_', '-')}")
-        assert bool(re.search(rf" {flag}[ ,]", text)) == (name != "note"), name
+        assert bool(re.search(rf" {flag}[ ,]", text)) == (name not in ("note", "data.path")), name
 
 
 def test_the_data_are_given_once(capsys):
@@ -77,7 +78,7 @@ def test_the_data_are_given_once(capsys):
 def test_the_help_of_train_shows_the_presets_values(capsys):
     assert status_of("train", "--preset", "tiny", "--help") == 0
     text = capsys.readouterr().out
-    assert "(default: 36)" in text  # data.load_size of tiny
+    assert "(default: 32)" in text  # data.crop_size of tiny
 
 
 def test_the_version(capsys):
@@ -188,6 +189,31 @@ def test_preset_then_file_then_flags(tiny_data, tmp_path, capsys):
     assert f"pairloom translate {run} IMAGES --out OUT" in out
 
 
+@pytest.mark.parametrize(
+    ("flags", "steps"),
+    [
+        (["--training.epochs", 1], 5),
+        (["--training.epochs=1"], 5),
+        (["--training.epochs", 1, "--training.steps", 2], 2),
+        ([], 4),
+    ],
+)
+def test_epochs_that_are_given_take_the_place_of_the_presets_steps(tiny_data, tmp_path, flags, steps):
+    run = tmp_path / "run"
+    assert status_of("train", tiny_data, "--out", run, "--preset", "tiny", *flags) == 0
+    assert f"Trained {steps} steps" in (run / "log.txt").read_text()
+
+
+def test_a_crop_alone_is_trained_and_validated_at_one_scale(tiny_data, tmp_path):
+    run = tmp_path / "run"
+    small = ["--training.steps", 1, "--generator.base-channels", 4, "--discriminator.num-layers", 1]
+    command = ["train", tiny_data, "--out", run, "--preset", "paper", "--data.crop-size", 16, 32, *small]
+    assert status_of(*command) == 0
+    assert configs.load(run / "config.json").data.load_sides == (18, 36)
+    assert status_of(*command, "--data.load-size", "crop") == 2  # another configuration
+    assert status_of(*command, "--data.load-size", 18, 36) == 0  # the same, in numbers
+
+
 # -----------------------------------------------------------------------------------------------------------
 # The commands
 
@@ -240,6 +266,51 @@ def test_check_finds_faults_with_status_1_and_none_with_0(tiny_data, tmp_path, c
     said = capsys.readouterr()
     assert "train-1.png" in said.out
     assert "Traceback" not in said.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_names_that_are_not_text_can_be_said_and_trained_on(tmp_path):
+    for i in range(3):
+        images.write_image(tmp_path / "image.png", np.full((32, 64, 3), i, np.uint8))
+        os.rename(tmp_path / "image.png", os.fsencode(tmp_path) + b"/x\xff%d.png" % i)
+    done = subprocess.run(
+        [sys.executable, "-m", "pairloom", "data", "check", str(tmp_path), "--preset", "tiny"],
+        capture_output=True,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"train/x\\udcff0" in done.stdout  # it is of a single colour
+    run = pairloom.train(tiny_config(tmp_path, training__steps=1), tmp_path.with_name("run"))
+    assert (run / "generator.safetensors").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
+def test_a_fault_that_names_no_file_is_a_sentence():
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-u", "-m", "pairloom", "describe", "--preset", "tiny"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        b"pairloom: No space left on device; check the path, its permissions and the free space.\n"
+    )
+
+
+def test_a_full_disk_is_a_sentence(tmp_path, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    try:
+        status = status_of("data", "sample", tmp_path / "set", "--count", 3, "--size", 64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"pairloom: {tmp_path / 'set'}") and "cannot be written" in said
 
 
 def test_describe_prints_words_or_json(capsys):

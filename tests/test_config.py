@@ -189,7 +189,7 @@ def test_field_names_are_dotted_and_complete() -> None:
 
 def test_the_defaults_are_the_papers() -> None:
     c = Config()
-    assert (c.data.load_size, c.data.crop_size, c.data.mirror) == (286, 256, True)
+    assert (c.data.load_sides, c.data.crop_size, c.data.mirror) == ((286, 286), 256, True)
     assert (c.generator.base_channels, c.generator.dropout_blocks, c.generator.dropout_rate) == (
         64,
         (1, 2, 3),
@@ -220,7 +220,7 @@ def test_importing_it_loads_neither_torch_nor_numpy() -> None:
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_json_round_trip(name: str, tmp_path: Path) -> None:
     config = presets.get(name)
-    configs.save(config, tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps(configs.to_dict(config)))
     assert configs.load(tmp_path / "config.json", base=changed("data.mirror")) == config
 
 
@@ -243,6 +243,25 @@ def test_every_field_can_be_set_from_a_file(dotted: str, suffix: str, tmp_path: 
     assert get(config, dotted) != get(Config(), dotted)
     for name in configs.field_names():
         assert name == dotted or get(config, name) == get(Config(), name)
+
+
+@pytest.mark.parametrize(("name", "text"), [("c.toml", "[training]\nseed = 3"), ("c.json", '{"note": "x"}')])
+def test_a_file_may_begin_with_a_byte_order_mark(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert configs.load(tmp_path / name) != Config()
+
+
+def test_epochs_take_the_place_of_a_bases_steps() -> None:
+    for base, values, expected in (
+        (presets.tiny(), {"epochs": 3}, (3, None)),
+        (presets.tiny(), {"epochs": 3, "steps": 9}, (3, 9)),
+        (presets.tiny(), {"steps": 9}, (200, 9)),
+        (presets.tiny(), {"seed": 1}, (200, 4)),
+        (presets.paper(), {"epochs": 3}, (3, None)),
+    ):
+        training = configs.from_dict({"training": values}, base=base).training
+        assert (training.epochs, training.steps) == expected
+    assert configs.override(presets.tiny(), {"training.epochs": 3}).training.steps is None
 
 
 def test_a_file_lies_over_the_base(tmp_path: Path) -> None:
@@ -366,6 +385,7 @@ IMPOSSIBLE: list[tuple[str, Any, dict[str, Any]]] = [
     ("data.crop_size", [256, 0], {}),
     ("data.load_size", 255, {}),
     ("data.load_size", [300, 250], {}),
+    ("data.load_size", 286, {"data": {"crop_size": 512}}),
     ("data.val_fraction", 0.6, {}),
     ("data.val_fraction", -0.1, {}),
     ("data.val_fraction", float("nan"), {}),
@@ -418,6 +438,52 @@ def test_an_impossible_value_is_a_sentence_with_field_and_value(
     shown = tuple(value) if isinstance(value, list) else value
     assert text.startswith(f"{dotted} is {shown!r}; it must be ")
     assert text.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("crop_size", "load_size", "sides"),
+    [
+        (256, None, (286, 286)),
+        (128, None, (143, 143)),
+        (32, None, (36, 36)),
+        ((256, 512), None, (286, 572)),
+        (2, None, (2, 2)),
+        (128, "crop", (128, 128)),
+        ((64, 32), "crop", (64, 32)),
+        (256, 300, (300, 300)),
+        (256, (300, 256), (300, 256)),
+    ],
+)
+def test_what_load_size_comes_to(crop_size: configs.Sides, load_size: Any, sides: tuple[int, int]) -> None:
+    assert configs.DataConfig(crop_size=crop_size, load_size=load_size).load_sides == sides
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+@pytest.mark.parametrize("crop_size", [32, 128, 512, (96, 160)])
+def test_a_presets_jitter_follows_the_crop(name: str, crop_size: configs.Sides) -> None:
+    """Only the crop is changed; trained at one scale, validated at that scale."""
+    data = configs.override(
+        presets.get(name), {"data.crop_size": crop_size, "discriminator.num_layers": 1}
+    ).data
+    ratios = [a / b for a, b in zip(data.load_sides, configs.height_width(crop_size), strict=True)]
+    assert ratios == pytest.approx([1.0 if data.load_size == "crop" else 286 / 256] * 2, rel=0.02)
+    assert configs.jitter_note(data) is None
+
+
+def test_much_jitter_is_told() -> None:
+    note = configs.jitter_note(configs.DataConfig(load_size=286, crop_size=(32, 64)))
+    assert note is not None and "286x286" in note and "64x32" in note and "8.9 times" in note
+    assert configs.jitter_note(configs.DataConfig(load_size=48, crop_size=32)) is None
+    assert configs.jitter_note(configs.DataConfig(load_size=49, crop_size=32)) is not None
+    wide = configs.DataConfig(load_size=(40, 90), crop_size=(32, 32))
+    assert configs.jitter_note(wide) is not None
+    assert configs.jitter_note(replace(wide, resize="shorter")) is None
+    assert configs.jitter_note(replace(wide, resize="none")) is None
+
+
+def test_the_type_of_a_field_is_told_as_one_writes_it() -> None:
+    assert complaint({"data": {"load_size": "x"}}).endswith("type int | tuple[int, int] | 'crop' | None.")
+    assert complaint({"data": {"path_b": 3}}).endswith("type str | None.")
 
 
 def test_native_pixels_may_be_cropped_larger_than_load_size() -> None:
@@ -525,6 +591,31 @@ def test_the_same_command_again_differs_in_nothing() -> None:
     )
     assert configs.adopt(given, begun) == begun
     assert configs.differences(begun, configs.adopt(given, begun)) == []
+
+
+def test_load_size_may_be_written_in_other_ways() -> None:
+    for begun in (286, (286, 286), None):
+        for given in (286, None):
+            old, new = (configs.from_dict({"data": {"load_size": v}}) for v in (begun, given))
+            assert configs.differences(old, configs.adopt(new, old)) == []
+    old = configs.from_dict({"data": {"load_size": 256}})
+    assert not any("load_size" in line for line in configs.differences(old, presets.get("thermal")))
+
+
+def test_what_a_run_was_begun_with_is_adopted_as_it_was() -> None:
+    """Runs of an earlier release trained at whatever their load_size was; they go on so."""
+    begun = configs.from_dict({"data": {"load_size": 286, "crop_size": 32, "alpha": "white"},
+                               "generator": {"num_downs": 5}})  # fmt: skip
+    new = configs.from_dict({"data": {"crop_size": 32}})
+    assert configs.adopt(new, begun) == begun
+
+
+def test_what_was_decided_for_another_crop_is_not_adopted() -> None:
+    begun = configs.from_dict({"data": {"load_size": 286}, "generator": {"num_downs": 8}})
+    for crop_size in (512, 32):
+        new = configs.from_dict({"data": {"crop_size": crop_size}, "discriminator": {"num_layers": 3}})
+        lines = configs.differences(begun, configs.adopt(new, begun))
+        assert f"data.crop_size: 256 -> {crop_size}" in lines
 
 
 def test_channels_are_asked_for_only_when_resolved() -> None:

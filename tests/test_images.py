@@ -28,6 +28,7 @@ from pairloom.images import (
     ImageError,
     ImageSpec,
     clipped_share,
+    has_alpha,
     image_shape,
     is_lossless,
     measure_spec,
@@ -35,6 +36,7 @@ from pairloom.images import (
     palette_distance,
     read_image,
     read_palette,
+    reflect_to,
     resize,
     to_array,
     to_tensor,
@@ -267,7 +269,7 @@ def test_sixteen_bit_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             opaque = array.copy()
             opaque[..., 3] = 65535
             path.write_bytes(imagecodecs.png_encode(opaque))
-            np.testing.assert_array_equal(read_image(path), array[..., :3])
+            np.testing.assert_array_equal(read_image(path, alpha="white"), array[..., :3])
 
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), grey)
@@ -434,6 +436,29 @@ def test_only_declared_alpha_of_a_tiff_is_alpha(tmp_path: Path) -> None:
     premultiplied[..., :3] = np.minimum(array[..., :3], array[..., 3:])
     tifffile.imwrite(path, premultiplied, photometric="rgb", extrasamples=("assocalpha",))
     np.testing.assert_array_equal(read_image(path), premultiplied[..., :3] + (255 - array[..., 3:]))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_deep_values_are_laid_over_white_only_when_asked(tmp_path: Path, dtype: str) -> None:
+    array = (noise(4, 5, 4, "uint16") / (1 if dtype == "uint16" else 65535)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", extrasamples=("unassalpha",))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), array)
+    assert read_image(tmp_path / "a.tif", alpha="white").shape == (4, 5, 3)
+
+
+def test_alpha_is_seen_in_the_header(tmp_path: Path) -> None:
+    rgba = noise(4, 5, 4)
+    for name, channels, expected in (
+        ("a.png", 4, True), ("b.png", 3, False), ("a.webp", 4, True), ("b.webp", 3, False),
+        ("c.jpg", 3, False),
+    ):  # fmt: skip
+        Image.fromarray(rgba[..., :channels]).save(tmp_path / name)
+        assert has_alpha(tmp_path / name) == expected, name
+    for extra, expected in (("unassalpha", True), ("assocalpha", True), ("unspecified", False)):
+        tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=(extra,))
+        assert has_alpha(tmp_path / "a.tif") == expected
+    np.save(tmp_path / "a.npy", rgba)
+    assert not has_alpha(tmp_path / "a.npy")
 
 
 def test_tiff_photometrics(tmp_path: Path) -> None:
@@ -762,6 +787,19 @@ def test_resize_of_intensities() -> None:
     torch.testing.assert_close(half[..., 1:3], torch.full((2, 1, 4, 2), 0.5))
     assert resize(tensor[0], (3, 5), labels=False).shape == (1, 3, 5)
     assert resize(tensor, (8, 8), labels=False) is tensor
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 3), (5, 4), (9, 9)])
+def test_reflection_repeats_as_often_as_it_takes(size: tuple[int, int]) -> None:
+    x = torch.arange(2 * size[0] * size[1]).float().reshape(1, 2, *size)
+    reflected = reflect_to(x, 9, 7)
+    rows, columns = (
+        np.pad(np.arange(n), (0, max(0, wanted - n)), mode="reflect" if n > 1 else "edge")
+        for n, wanted in zip(size, (9, 7), strict=True)
+    )
+    assert torch.equal(reflected, x[:, :, rows][..., columns])
+    assert torch.equal(reflect_to(x[0], 9, 7), reflected[0])
+    assert reflect_to(x, *size) is x
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -161,8 +162,8 @@ def test_a_cycle_of_links_ends(tmp_path):
         (["1.png", "q.png"], {"group_pattern": "([0-9])"}, ["finds no group in the name 'q'"]),
         (
             ["p_1.png", "p_2.png"],
-            {"group_pattern": "(p)", "val_fraction": 0.5},
-            ["val_fraction", "one group", "'p'"],
+            {"group_pattern": "(p)", "test_fraction": 0.5},
+            ["one group only (p)", "no test split", "data.test_fraction=0"],
         ),
     ],
 )
@@ -284,6 +285,30 @@ def test_at_least_one_group_on_each_side(tmp_path, fraction):
     assert {len({p.group for p in found.split(s)}) for s in ("train", "val")} == {1}
 
 
+@pytest.mark.parametrize(
+    ("files", "pattern", "words"),
+    [
+        (["p_1.png"], None, "There is only one training pair (p_1)"),
+        (["p_1.png", "p_2.png"], "(p)", "There are training pairs of one group only (p)"),
+    ],
+)
+def test_what_cannot_be_divided_is_trained_without_validation(tmp_path, files, pattern, words):
+    touch(tmp_path, *files)
+    found = find_pairs(config(tmp_path, group_pattern=pattern, val_fraction=0.1))
+    assert [len(found.split(split)) for split in ("train", "val")] == [len(files), 0]
+    assert found.notes == (
+        f"{words}, from which no val split can be set aside: training goes without validation.",
+    )
+    assert find_pairs(config(tmp_path, group_pattern=pattern)).notes == ()
+
+
+def test_what_the_test_split_leaves_need_not_be_divided_again(tmp_path):
+    touch(tmp_path, "1.png", "2.png")
+    found = find_pairs(config(tmp_path, val_fraction=0.5, test_fraction=0.5))
+    assert [len(found.split(split)) for split in ("train", "val", "test")] == [1, 0, 1]
+    assert len(found.notes) == 1
+
+
 def test_one_huge_group_does_not_become_the_validation_split(tmp_path):
     touch(tmp_path, *(f"big_{n}.png" for n in range(50)), *(f"s{n}_0.png" for n in range(50)))
     for seed in range(5):
@@ -314,6 +339,11 @@ def test_one_source_with_two_targets_is_one_group(tmp_path):
         found = find_pairs(replace(manifest(tmp_path, rows), val_fraction=0.3, split_seed=seed))
         where = {pair.split for pair in found.pairs if pair.name.startswith("1")}
         assert len(where) == 1
+
+
+def test_a_tilde_in_a_file_name_means_nothing(tmp_path):
+    touch(tmp_path, "a~1.png", "a~2.png", "a.png")
+    assert {pair.group for pair in find_pairs(config(tmp_path)).pairs} == {"a", "a~1", "a~2"}
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -444,6 +474,61 @@ def test_alpha_is_kept_where_the_settings_say_so(tmp_path):
         assert next(batches)[0].shape == (2, channels, 8, 8)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "alpha", "decided"),
+    [
+        ("uint8", "auto", "white"),
+        ("uint16", "auto", "keep"),
+        ("float32", "auto", "keep"),
+        ("uint8", "keep", "keep"),
+        ("uint16", "white", "white"),
+    ],
+)
+def test_measurements_are_not_laid_over_white_unasked(tmp_path, dtype, alpha, decided):
+    """Writers of TIFF call the last of four channels alpha, whatever it holds."""
+    rng = np.random.default_rng(0)
+    for side in "AB":
+        (tmp_path / side).mkdir()
+        for n in range(3):
+            values = rng.random((12, 16, 4)) if dtype == "float32" else rng.integers(0, 256, (12, 16, 4))
+            tifffile.imwrite(tmp_path / side / f"{n}.tif", values.astype(dtype), photometric="rgb",
+                             extrasamples=("unassalpha",))  # fmt: skip
+    data = config(tmp_path, alpha=alpha, crop_size=8)
+    found = find_pairs(data)
+    source, target = measure_specs(found, data)
+    assert source.alpha == target.alpha == decided
+    assert source.channels == target.channels == (4 if decided == "keep" else 3)
+    said = [note for note in spec_notes(found.pairs, source, target) if "alpha channel" in note]
+    assert [note.split("'")[0] for note in said] == (
+        [] if decided == "keep" else ["The source", "The target"]
+    )
+    assert all("3 of 3 images; data.alpha=keep" in note for note in said)
+    if decided == "keep":
+        stored = tifffile.imread(found.pairs[0].source.path)
+        assert np.array_equal(found.pairs[0].source.read(source), stored)
+
+
+def test_an_opaque_alpha_channel_is_not_worth_a_word(tmp_path):
+    for side in "AB":
+        (tmp_path / side).mkdir()
+        Image.fromarray(np.full((8, 8, 4), 255, np.uint8)).save(tmp_path / side / "1.png")
+    found = find_pairs(config(tmp_path))
+    assert not any(
+        "alpha" in note for note in spec_notes(found.pairs, *measure_specs(found, config(tmp_path)))
+    )
+
+
+def test_files_with_and_without_alpha_are_told_how_to_mix(tmp_path):
+    (tmp_path / "A").mkdir()
+    for name, channels in (("1", 3), ("2", 4)):
+        values = np.full((8, 8, channels), 9, np.uint16)
+        kind = ("unassalpha",) if channels == 4 else None
+        tifffile.imwrite(tmp_path / f"A/{name}.tif", values, photometric="rgb", extrasamples=kind)
+    touch(tmp_path, "B/1.png", "B/2.png")
+    with pytest.raises(DataError, match=r"2\.tif has 4 channels of uint16.*data\.alpha=white"):
+        measure_specs(find_pairs(config(tmp_path)), config(tmp_path))
+
+
 def test_further_pages_are_left_out_where_the_settings_say_so(tmp_path):
     rng = np.random.default_rng(0)
     for side in "AB":
@@ -468,7 +553,9 @@ def test_mixed_modes_name_both_files(tmp_path):
     paint(tmp_path / "A/1.png")
     paint(tmp_path / "A/2.png", channels=1)
     touch(tmp_path, "B/1.png", "B/2.png")
-    with pytest.raises(DataError, match=r"2\.png has 1 channels of uint8, but .*1\.png has 3 of uint8"):
+    with pytest.raises(
+        DataError, match=r"2\.png has 1 channel of uint8, but .*1\.png has 3 channels of uint8"
+    ):
         measure_specs(find_pairs(config(tmp_path)), config(tmp_path))
 
 
@@ -499,6 +586,15 @@ def test_sizes_that_differ_need_stretch(tmp_path):
     assert [side.shape for side in load_pair(found.pairs[0], *specs, data)] == [(3, 8, 8)] * 2
     with pytest.raises(DataError, match=r"A/1\.png is 16x12 pixels and .*B/1\.png 8x6.*stretch"):
         load_pair(found.pairs[0], *specs, replace(data, resize="none"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_file_names_need_not_be_utf_8(tmp_path):
+    for n in range(4):
+        Image.new("RGB", (16, 8), (n, n, n)).save(os.fsencode(tmp_path) + b"/x\xff%d.png" % n, format="PNG")
+    found = find_pairs(config(tmp_path, val_fraction=0.3, max_pairs=2))
+    assert [len(found.split(split)) for split in ("train", "val")] == [2, 1]
+    assert fingerprint(found) == fingerprint(found.pairs)
 
 
 def test_fingerprint_sees_changes_but_not_the_place(tmp_path):

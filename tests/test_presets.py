@@ -50,7 +50,7 @@ def test_the_papers_training_details(
     config = presets.get(name)
     training, data = config.training, config.data
     assert (training.epochs, training.steps, training.batch_size) == (epochs, None, batch_size)
-    assert (data.load_size, data.crop_size) == (286 if jitter else 256, 256)
+    assert (data.load_sides, data.crop_size) == ((286, 286) if jitter else (256, 256), 256)
     assert (data.mirror, data.direction, data.resize) == (mirror, direction, "stretch")
 
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shlex
+import tomllib
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from conftest import cli, write_pairs
+from pairloom import config as configs
 from pairloom import presets
-from pairloom.cli import COMMANDS
+from pairloom.cli import COMMANDS, main
 from pairloom.config import override
+from pairloom.flags import parse_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+}
 
 
 def block(heading: str, language: str) -> str:
@@ -54,9 +65,72 @@ def test_the_python_lines_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.
     assert "SSIM" in names["summary"].words()  # type: ignore[attr-defined]
 
 
+def fenced(language: str) -> Iterator[str]:
+    """The code blocks of a language, of all pages."""
+    for text in PAGES.values():
+        yield from re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def typed() -> Iterator[str]:
+    """All that the pages say can be typed: lines of shell, headings of commands, words in backticks."""
+    for text in fenced("sh"):
+        yield from text.replace("\\\n", " ").splitlines()
+    for text in PAGES.values():
+        yield from re.findall(r"^## (pairloom .*)$", text, re.MULTILINE)
+        yield from re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+@cache
+def flags_of(command: str) -> frozenset[str]:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main([*command.split(), "--help"])
+    return frozenset(re.findall(r"--[a-z][\w.-]*", said.getvalue()))
+
+
+def test_the_flags_of_the_pages_are_those_of_the_commands() -> None:
+    seen = 0
+    for text in typed():
+        words = text.partition("#")[0].replace("--data.*", "")
+        command = next((name for name in COMMANDS if re.match(rf"pairloom +{name}\b", words)), None)
+        if command is None and not words.startswith("-"):
+            continue
+        known = flags_of(command) if command else frozenset().union(*map(flags_of, COMMANDS))
+        flags = re.findall(r"(?<!\S)\[?(--[a-z][\w.-]*)", words)
+        assert set(flags) <= known, text
+        seen += len(flags)
+    assert seen > 30
+
+
+def test_the_values_of_the_pages_are_possible() -> None:
+    seen = 0
+    for text in typed():
+        if re.match(r"--\w+\.\w", text):
+            text = f"pairloom train DATA --out RUN {text}"
+        if re.match("pairloom +train", text) and "[" not in text:
+            parse_run("pairloom train", shlex.split(text, comments=True)[2:])
+            seen += 1
+    assert seen >= 4
+
+
+def test_the_toml_of_the_pages_is_a_configuration() -> None:
+    blocks = list(fenced("toml"))
+    assert blocks
+    for text in blocks:
+        for name in presets.PRESETS:
+            configs.from_dict(tomllib.loads(text), base=presets.get(name))
+
+
+def test_the_fields_that_the_pages_name_exist() -> None:
+    groups = {name.split(".")[0] for name in configs.field_names()} - {"note"}
+    for page, text in PAGES.items():
+        for name in re.findall(rf"`((?:{'|'.join(groups)})\.[a-z]\w*)", text):
+            assert name.endswith((".py", ".safetensors")) or name in configs.field_names(), f"{page}: {name}"
+
+
 def test_every_command_has_its_section() -> None:
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    described = re.findall(r"^## pairloom ((?:data )?\w+)", text, re.MULTILINE)
+    described = re.findall(r"^## pairloom ((?:data |segmenter )?\w+)", text, re.MULTILINE)
     assert sorted(described) == sorted(COMMANDS)
 
 

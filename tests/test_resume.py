@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -17,6 +18,7 @@ from torch import Tensor
 
 import pairloom
 from conftest import Child, cli, tiny_config, wait_until, write_pairs
+from pairloom.checkpoint import steps
 from pairloom.config import Config, ConfigError
 from pairloom.fit import train
 from pairloom.rundir import RunError, read_metrics
@@ -30,7 +32,7 @@ def state_of(run: Path, step: int) -> dict[str, Any]:
 
 
 def last_step(run: Path) -> int:
-    return json.loads((run / "checkpoints/latest.json").read_text())["step"]
+    return steps(run / "checkpoints")[-1]
 
 
 def losses(run: Path) -> list[dict[str, Any]]:
@@ -230,8 +232,8 @@ def test_no_line_averages_over_steps_on_both_sides_of_a_checkpoint(config, tmp_p
         done = line["step"]
     assert done == 6
     parts = tmp_path / "parts"
-    for steps in (save_every, 6):
-        train(more(config, training__steps=steps, **fields), parts)
+    for end in (save_every, 6):
+        train(more(config, training__steps=end, **fields), parts)
     assert losses(parts) == losses(whole)
 
 
@@ -363,6 +365,47 @@ def test_an_unreadable_newer_checkpoint_never_displaces_a_good_one(config, tmp_p
     assert {9, 10} <= {int(p.stem[-8:]) for p in (run / "checkpoints").glob("*.pt")}
     for step in (9, 10):
         assert state_of(run, step)["step"] == step
+
+
+def test_a_run_that_ends_before_its_damaged_checkpoint_is_loaded_from_what_is_good(config, tmp_path):
+    run = train(more(config, training__steps=4, logging__save_every_steps=1), tmp_path / "run")
+    (run / "checkpoints/best.json").write_text('{"step": 4, "val_L1": 0.0}')
+    for step in (4, 3):
+        cut(run / f"checkpoints/step-{step:08d}.pt")
+    shutil.copy(tmp_path / "run/checkpoints/step-00000004.pt", tmp_path / "half.pt")
+    state = train(more(config, training__steps=2), tmp_path / "other") / "checkpoints/step-00000002.pt"
+    shutil.copy(state, run / "checkpoints")
+    # As after a signal at step 3: it ends before the damaged one would have.
+    train(more(config, training__steps=3), run)
+    assert steps(run / "checkpoints") == [2, 3]
+    assert pairloom.Translator.load(run).provenance["step"] == 3
+    assert pairloom.Translator.load(run, checkpoint="best").provenance["step"] == 3
+    assert (run / "checkpoints/step-00000004.pt.damaged").read_bytes() == (tmp_path / "half.pt").read_bytes()
+
+
+def test_without_its_checkpoints_a_finished_run_is_not_overwritten(config, tmp_path):
+    run = train(more(config, training__steps=2), tmp_path / "run")
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "generator.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunError, match=r"holds a trained model, and no checkpoints/step-\*\.pt") as error:
+        train(more(config, training__steps=2), run)
+    assert f"--init-from {run}" in str(error.value)
+    assert before == ((run / "generator.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes())
+
+
+def test_a_longer_run_says_that_its_falling_rate_goes_up_again(config, tmp_path):
+    fields = {"training__decay_fraction": 0.5, "training__learning_rate": 1e-3}
+    run = train(more(config, training__steps=4, **fields), tmp_path / "run")
+    train(more(config, training__steps=4, **fields), run)
+    assert "learning rate goes on" not in (run / "log.txt").read_text()
+    train(more(config, training__steps=8, **fields), run)
+    words = (
+        "Note: the run ends at step 8 now, so the learning rate goes on from 0.001; it had come to 0.0005."
+    )
+    assert words in (run / "log.txt").read_text()
+    steady = train(more(config, training__steps=1), tmp_path / "steady")
+    train(more(config, training__steps=2), steady)
+    assert "learning rate goes on" not in (steady / "log.txt").read_text()
 
 
 def test_with_all_checkpoints_cut_off_one_sentence_says_so(config, tmp_path):

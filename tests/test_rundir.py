@@ -75,9 +75,23 @@ def test_a_run_has_begun_once_there_is_something_to_go_on_with(tmp_path):
         run.checkpoints.mkdir()
         (run.checkpoints / "step-00000010.pt").touch()
         assert run.begun
-        (run.checkpoints / "step-00000010.pt").unlink()
+
+
+@pytest.mark.parametrize("lost", ["config.json", "specs.json", "checkpoints/step-00000010.pt"])
+def test_a_trained_model_without_all_that_resumes_it_is_never_begun_anew(tmp_path, lost):
+    with RunDir(tmp_path) as run:
+        run.write_identity(tiny_config("x"), RGB, RGB, device="cpu", data_fingerprint="")
+        run.checkpoints.mkdir()
+        (run.checkpoints / "step-00000010.pt").touch()
         (tmp_path / "generator.safetensors").touch()
         assert run.begun
+        (tmp_path / lost).unlink()
+        name = "checkpoints/step-*.pt" if "step" in lost else lost
+        with pytest.raises(
+            RunError, match=re.escape(f"a trained model, and no {name} to resume it")
+        ) as error:
+            _ = run.begun
+        assert "name another --out" in str(error.value)
 
 
 def test_the_environment_says_what_is_needed_to_repeat_the_run(monkeypatch):
@@ -104,6 +118,11 @@ def test_metrics_are_one_object_a_line_and_never_nan(tmp_path):
 def test_lines_cut_off_or_strange_are_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1}\n\nhello\n[1, 2]\n{"G_L1": 1}\n{"step": 2}\n{"step": 3, "G_'
+    )
+    assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
+    (tmp_path / "metrics.jsonl").write_bytes(
+        b'{"step": 1}\n{"step": "x"}\n{"step": 3, "val_L1": "abc"}\n{"step": null}\n{"step": 3, "lr": [1]}\n'
+        b'{"st\xffep": 3}\n{"step": 4, \xff"G_L1": 1}\n{"step": 2}\n'
     )
     assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
     assert read_metrics(tmp_path / "nowhere") == []

@@ -1,4 +1,7 @@
 import dataclasses
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from pairloom.data.sample import (
     draw_photo,
     write_sample_set,
 )
+from pairloom.images import ImageError
 
 COLOURS = np.array([colour for _, colour in PALETTE])
 BY_NAME = dict(PALETTE)
@@ -207,6 +211,28 @@ def test_folders_with_other_things_are_left_alone(tmp_path):
     assert note.read_text() == "mine"
     with pytest.raises(ValueError, match="is a file"):
         write_sample_set(note, count=3, size=64, seed=0)
+
+
+@contextmanager
+def no_file_larger_than(limit: int) -> Iterator[None]:
+    """As on a full disk, a write fails in the middle."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("limit", "name"), [(20, "README.txt"), (4000, "0001.png")])
+def test_after_a_full_disk_the_same_call_goes_on(tmp_path, limit, name):
+    out = tmp_path / "set"
+    with no_file_larger_than(limit), pytest.raises(ImageError, match=f"{name}: cannot be written"):
+        write_sample_set(out, count=3, size=64, seed=0)
+    assert not (out / name).exists()
+    assert not list(out.rglob(".*"))
+    write_sample_set(out, count=3, size=64, seed=0)
+    assert len(list(out.rglob("*.png"))) == 3
 
 
 def test_negative_seed_of_a_layout_is_refused():

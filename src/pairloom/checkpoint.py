@@ -11,10 +11,12 @@ import contextlib
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pairloom import config as configs
+from pairloom.config import Config, ConfigError
 from pairloom.networks import Discriminator, build_discriminator
 
 FORMAT = "pairloom-1"
@@ -70,7 +73,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 def save_state(
     folder: Path, state: dict[str, Any], step: int, *, best: dict[str, float] | None = None
 ) -> Path:
-    """Write `step-*.pt`, point latest.json (and best.json) at it, keep the last two and the best.
+    """Write `step-*.pt`, point best.json at it when it is the best, keep the last two and the best.
 
     Args:
         folder: The run's checkpoints folder; made if absent.
@@ -79,26 +82,29 @@ def save_state(
         best: The validation figures, when this is the best so far.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:08d}.pt"
+    path = state_path(folder, step)
     write_atomically(path, lambda temporary: torch.save(state, temporary))
     if best is not None:
-        _point(folder / "best.json", {"step": step, **best})
-    _point(folder / "latest.json", {"step": step})
-    # What is newer than this could not be read when the run resumed; it must not count as one of the two.
-    done = [s for s in steps(folder) if s <= step]
-    for old in done[:-2]:
+        write_text_atomically(folder / "best.json", json.dumps({"step": step, **best}) + "\n")
+    for old in steps(folder)[:-2]:
         if old != best_step(folder):
-            (folder / f"step-{old:08d}.pt").unlink()
+            state_path(folder, old).unlink()
     return path
 
 
+def state_path(folder: Path, step: int) -> Path:
+    """The file of a step's state."""
+    return folder / f"step-{step:08d}.pt"
+
+
 def steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, ascending."""
-    return sorted(int(p.stem.removeprefix("step-")) for p in folder.glob("step-*.pt"))
+    """The steps that have a checkpoint, ascending; files of other names are no checkpoints."""
+    found = (re.fullmatch(r"step-(\d{8,})\.pt", path.name, re.ASCII) for path in folder.glob("step-*.pt"))
+    return sorted(int(name[1]) for name in found if name)
 
 
 def best_step(folder: Path) -> int | None:
-    """The step with the best validation, or None."""
+    """The step with the best validation, or None when it is not known or its checkpoint is gone."""
     found = _best(folder)
     return None if found is None else found[0]
 
@@ -112,23 +118,33 @@ def best_val_l1(folder: Path) -> float:
 def _best(folder: Path) -> tuple[int, float] | None:
     try:
         value = json.loads((folder / "best.json").read_text(encoding="utf-8"))
-        return int(value["step"]), float(value["val_L1"])
+        step, val_l1 = int(value["step"]), float(value["val_L1"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return (step, val_l1) if step in steps(folder) else None
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest state that can be read, and a sentence for each newer one that cannot.
 
+    Those are set aside as step-*.pt.damaged: the run goes on from before them.
+
     Raises:
         CheckpointError: There are checkpoints, and none can be read.
     """
+    damaged: list[Path] = []
     complaints: list[str] = []
     for step in reversed(steps(folder)):
+        path = state_path(folder, step)
         try:
-            return load_state(folder / f"step-{step:08d}.pt"), complaints
+            state = load_state(path)
         except CheckpointError as error:
+            damaged.append(path)
             complaints.append(str(error))
+            continue
+        for newer in damaged:
+            newer.replace(newer.with_name(f"{newer.name}.damaged"))
+        return state, complaints
     if complaints:
         raise CheckpointError(
             f"{complaints[0]} No earlier checkpoint is left; train into a new run directory."
@@ -155,10 +171,6 @@ def load_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: is not a checkpoint of pairloom.")
     return state
-
-
-def _point(path: Path, value: dict[str, Any]) -> None:
-    write_text_atomically(path, json.dumps(value) + "\n")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -201,7 +213,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path}: says nothing of a pairloom model; weights from elsewhere cannot be used as they are."
         )
-    description = json.loads(metadata)
+    description = _described(metadata, path)
     if description.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: has the format {description.get('format')!r}, but this pairloom reads {FORMAT!r}; "
@@ -211,17 +223,110 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def fill(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Put weights into a network built without memory.
+    """Put weights, in full precision, into a network built without memory.
 
     Raises:
         CheckpointError: Names or shapes differ.
     """
+    full = {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
     try:
-        net.load_state_dict(weights, assign=True)
+        net.load_state_dict(full, assign=True)
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: its weights do not fit the networks that its own configuration names."
         ) from error
+
+
+def _described(text: object, path: Path) -> dict[str, Any]:
+    """A model's description: the JSON that its file holds as text."""
+    try:
+        description = json.loads(str(text))
+    except ValueError:
+        description = None
+    if not isinstance(description, dict) or not isinstance(description.get("provenance", {}), dict):
+        raise CheckpointError(
+            f"{path}: its description of the model is damaged; use another copy of the file."
+        )
+    return description
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Either
+
+
+@dataclass(frozen=True, slots=True)
+class SavedNetwork:
+    """A network as it lies on the disk."""
+
+    weights: dict[str, Tensor]
+    description: dict[str, Any]
+    file: Path
+    """Where both came from, for messages."""
+
+    def config(self) -> Config:
+        """The configuration of the whole model, everything decided.
+
+        Raises:
+            CheckpointError: The description has none, or not a whole one.
+        """
+        try:
+            config = configs.from_dict(self.description["config"], where=str(self.file))
+        except (KeyError, AttributeError) as error:
+            raise self.incomplete(error) from error
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+        g = config.generator
+        if None in (g.num_downs, g.source_channels, g.target_channels):
+            raise self.incomplete("generator.num_downs or its channels are not decided")
+        return config
+
+    def incomplete(self, why: object) -> CheckpointError:
+        """What to raise when something is not in the description."""
+        return CheckpointError(f"{self.file}: its description of the model is incomplete ({why}).")
+
+
+def find_network(
+    path: Path, network: Literal["generator", "discriminator"], checkpoint: Literal["last", "best"] = "last"
+) -> SavedNetwork | None:
+    """G or D of a run directory, of a .safetensors file, or of a checkpoint; one rule for both.
+
+    A run's last is its newest: what was published, or a newer state, which a run has that was killed between
+    the two. None: a run directory without that network.
+
+    Raises:
+        CheckpointError: No such file, a damaged one, another network's, or a run without a best checkpoint.
+    """
+    if not path.is_dir():
+        if path.suffix == ".pt" and path.exists():
+            return _from_state(path, network)
+        saved = SavedNetwork(*load_weights(path), path)
+        if (found := saved.description.get("network")) != network:
+            raise CheckpointError(f"{path}: is a {found}; give {network}.safetensors.")
+        return saved
+    folder = path / "checkpoints"
+    if checkpoint == "best":
+        step = best_step(folder)
+        if step is None:
+            raise CheckpointError(
+                f"{path}: has no best checkpoint; it was trained without validation pairs, or it is gone."
+            )
+        return _from_state(state_path(folder, step), network)
+    newest = max(steps(folder), default=None)
+    file = path / f"{network}.safetensors"
+    if file.exists():
+        saved = SavedNetwork(*load_weights(file), file)
+        step = saved.description.get("provenance", {}).get("step")
+        if newest is None or not isinstance(step, int) or step >= newest:
+            return saved
+    return None if newest is None else _from_state(state_path(folder, newest), network)
+
+
+def _from_state(file: Path, network: str) -> SavedNetwork | None:
+    state = load_state(file)
+    weights = state.get(network)
+    if network == "generator":
+        weights = state.get("ema") or weights
+    return None if weights is None else SavedNetwork(weights, _described(state.get("model"), file), file)
 
 
 def load_discriminator(run: str | Path, device: str | torch.device = "cpu") -> Discriminator | None:
@@ -232,21 +337,10 @@ def load_discriminator(run: str | Path, device: str | torch.device = "cpu") -> D
         device: Where to put it.
     """
     path = Path(run)
-    path = path / "discriminator.safetensors" if path.is_dir() else path
-    if not path.exists():
+    saved = find_network(path, "discriminator") if path.exists() else None
+    if saved is None:
         return None
-    if path.suffix == ".pt":
-        state = load_state(path)
-        weights, metadata = state["discriminator"], json.loads(state["model"])
-        if weights is None:
-            return None
-    else:
-        weights, metadata = load_weights(path)
-    config = configs.from_dict(metadata["config"])
+    config = saved.config()
     net = build_discriminator(config.discriminator, *config.generator.channels)
-    fill(
-        net,
-        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()},
-        path,
-    )
+    fill(net, saved.weights, saved.file)
     return net.to(device).eval().requires_grad_(False)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+import io
 import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,39 +15,8 @@ import tyro
 
 from pairloom import config as configs
 from pairloom import presets
-from pairloom.config import (
-    Config,
-    DataConfig,
-    DiscriminatorConfig,
-    GeneratorConfig,
-    LoggingConfig,
-    ObjectiveConfig,
-    TrainingConfig,
-)
-
-SOURCES = "A run directory, a generator.safetensors, or a checkpoints/step-*.pt."
-Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN-or-WEIGHTS", help=SOURCES)]
-Data = Annotated[
-    Path,
-    tyro.conf.Positional,
-    tyro.conf.arg(
-        metavar="DATA", help="Folder of side-by-side files, folder of two folders, or manifest .csv."
-    ),
-]
-Out = Annotated[Path, tyro.conf.arg(metavar="OUT")]
-Preset = Annotated[str, tyro.conf.arg(metavar="P", help=f"One of {', '.join(presets.PRESETS)}.")]
-File = Annotated[
-    Path | None, tyro.conf.arg(metavar="F", help="TOML or JSON file over the preset, under the flags.")
-]
-InitFrom = Annotated[
-    str | None,
-    tyro.conf.arg(metavar="RUN", help="Short for --training.init-from: fine-tune from these weights."),
-]
-Track = Annotated[
-    Literal["none", "tensorboard", "wandb"],
-    tyro.conf.arg(help="Short for --logging.track: a tracker besides the files."),
-]
-Checkpoint = Literal["last", "best"]
+from pairloom.config import DataConfig
+from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run
 
 
 def demo(out: Out = Path("runs/demo")) -> None:
@@ -64,7 +32,7 @@ def demo(out: Out = Path("runs/demo")) -> None:
 
 def train(argv: Sequence[str]) -> None:
     """Train on pairs of images; the same command again resumes."""
-    config, out = _parse_run("pairloom train", argv)
+    config, out = parse_run("pairloom train", argv)
     from pairloom.evaluation.report import write_report
     from pairloom.fit import train as train_run
 
@@ -108,11 +76,12 @@ def translate(
     """
     from tqdm import tqdm
 
-    from pairloom.translator import Translator, find_images, scale_hint, translate_files
+    from pairloom.files import find_images, scale_hint, translate_files
+    from pairloom.translator import Translator
 
     if not inputs:
         raise ValueError("translate: give image files or folders after the model.")
-    found = find_images(inputs)
+    found = find_images(inputs, besides=out)
     translator = Translator.load(
         model, checkpoint=checkpoint, device=device, norm_stats=norm_stats, dropout=dropout
     )
@@ -130,23 +99,132 @@ def evaluate(
     data: Data,
     /,
     out: Out,
-    split: Literal["train", "val", "test"] = "test",
+    split: Split = "test",
     checkpoint: Checkpoint = "last",
+    all_checkpoints: bool = False,
+    segmenter: Path | None = None,
+    palette: Path | None = None,
+    weights: Path | None = None,
+    samples: int = 4,
+    sections: bool = True,
     device: str = "auto",
 ) -> None:
-    """Translate a split and compare with its targets: L1, PSNR, SSIM, two baselines, 95 % intervals.
+    """Translate a split and compare with its targets: every figure with its interval, beside controls.
 
     Args:
         model: The model.
         data: The data set; sizes, direction and kinds are the model's own.
-        out: Folder for images/, per_image.csv and summary.json.
+        out: Folder for images/, per_image.csv, summary.json and evaluation.html.
         split: Which pairs.
         checkpoint: Of a run directory: the last step, or the best by validation.
+        all_checkpoints: Also follow L1, PSNR and SSIM over the checkpoints of a run directory.
+        segmenter: For the FCN-score: what `pairloom segmenter train` wrote, or an .onnx file.
+        palette: With an .onnx segmenter: text file with its classes, one a line.
+        weights: Folder with the public weight files of LPIPS, DISTS and FID; nothing is ever downloaded.
+        samples: Translations of the same source with other noise; below 2: none.
+        sections: Also sets, colours, controls and noise; the means alone are quicker.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     from pairloom.evaluation.evaluate import evaluate as evaluate_model
+    from pairloom.evaluation.foreign_segmenters import load_segmenter
 
-    print(evaluate_model(model, data, split=split, out=out, checkpoint=checkpoint, device=device).words())
+    judge = None if segmenter is None else load_segmenter(segmenter, palette, device=device)
+    summary = evaluate_model(
+        model,
+        data,
+        split=split,
+        out=out,
+        checkpoint=checkpoint,
+        all_checkpoints=all_checkpoints,
+        segmenter=judge,
+        weights=weights,
+        samples=samples,
+        sections=sections,
+        device=device,
+    )
+    print(summary.words())
+    print(f"Page: {out / 'evaluation.html'}")
+
+
+def compare(
+    models: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN-or-WEIGHTS...", help=SOURCES)
+    ],
+    /,
+    out: Out,
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DATA")] = None,
+    split: Split = "test",
+    checkpoint: Checkpoint = "last",
+    device: str = "auto",
+) -> None:
+    """Compare models on the same pairs, image by image: which is better, by how much, and is it certain?
+
+    Args:
+        models: Two or more.
+        out: Folder for the comparison.
+        data: The data set; left out, that of the first model.
+        split: Which pairs.
+        checkpoint: Of run directories: the last step, or the best by validation.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    from pairloom.evaluation.compare import compare as compare_models
+
+    found = compare_models(models, data, split=split, out=out, checkpoint=checkpoint, device=device)
+    print(found.words())
+    print(f"Page: {out / 'comparison.html'}")
+
+
+def segmenter_train(
+    data: Data,
+    /,
+    out: Out,
+    photo_side: Literal["A", "B"] | None = None,
+    palette: Path | None = None,
+    ignored: str | None = None,
+    trunk: Literal["auto", "own", "efficientnet-lite0"] = "auto",
+    size: int = 256,
+    crop: int | None = None,
+    epochs: int = 40,
+    batch_size: int = 8,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Train a segmenter on the real photos and their label maps, to judge generated photos by (FCN-score).
+
+    Args:
+        data: The data set.
+        out: Folder for segmenter.safetensors, metrics.jsonl and summary.json.
+        photo_side: Which side holds the photos; left out, the other one than the label maps.
+        palette: Text file with one class a line, `r,g,b[,name]`; left out, measured, also from JPEG.
+        ignored: A class, by name or number, that is neither learned nor scored.
+        trunk: own: from scratch; efficientnet-lite0: from ImageNet (extra `features`); auto: that, if there.
+        size: Pixels: the photos' size when judged; give the crop_size of the models to be judged.
+        crop: Pixels: side of the training crops; left out, as large as the photos.
+        epochs: Passes over the training photos.
+        batch_size: Crops an update.
+        seed: Everything random follows from it.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    from pairloom.evaluation.segmenter_training import train_segmenter
+
+    config = DataConfig(path=str(data), crop_size=size)  # AtoB: the source is A
+    side: Literal["source", "target"] | None = (
+        None if photo_side is None else "source" if photo_side == "A" else "target"
+    )
+    file = train_segmenter(
+        config,
+        out,
+        photo_side=side,
+        palette=palette,
+        ignored=int(ignored) if ignored is not None and ignored.isdecimal() else ignored,
+        trunk=trunk,
+        crop_px=crop,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+    )
+    print(f"Use it with: pairloom evaluate RUN DATA --out OUT --segmenter {file}")
 
 
 def report(run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")], /) -> None:
@@ -208,65 +286,13 @@ def sample(
 
 def check(argv: Sequence[str]) -> None:
     """Say in words what is wrong with a data set; exit 1 if training cannot start."""
-    config, _ = _parse_run("pairloom data check", argv)
+    config, _ = parse_run("pairloom data check", argv)
     from pairloom.data.check import check as check_data
 
     result = check_data(config.data)
     print(result.words())
     if not result.ok:
         raise SystemExit(1)
-
-
-def _parse_run(prog: str, argv: Sequence[str]) -> tuple[Config, Path]:
-    """A whole configuration: preset, under the file of --config, under the flags; and --out."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="default")
-    first.add_argument("--config", type=Path)
-    chosen, _ = first.parse_known_args(list(argv))
-    base = presets.get(chosen.preset)
-    if chosen.config is not None:
-        base = configs.load(chosen.config, base=base)
-
-    def check_arguments(
-        path: Data, /, preset: Preset = "default", config: File = None, data: DataConfig = base.data
-    ) -> tuple[Config, Path]:
-        """Say in words what is wrong with a data set; exit 1 if training cannot start."""
-        return replace(base, data=replace(data, path=str(path))), Path()
-
-    def train_arguments(
-        path: Data,
-        /,
-        out: Out,
-        preset: Preset = "default",
-        config: File = None,
-        init_from: InitFrom = base.training.init_from,
-        track: Track = base.logging.track,
-        data: DataConfig = base.data,
-        generator: GeneratorConfig = base.generator,
-        discriminator: DiscriminatorConfig = base.discriminator,
-        objective: ObjectiveConfig = base.objective,
-        training: TrainingConfig = base.training,
-        logging: LoggingConfig = base.logging,
-    ) -> tuple[Config, Path]:
-        """Train on pairs of images; the same command again resumes."""
-        whole = Config(
-            data=replace(data, path=str(path)),
-            generator=generator,
-            discriminator=discriminator,
-            objective=objective,
-            training=replace(training, init_from=training.init_from or init_from),
-            logging=replace(logging, track=logging.track if logging.track != "none" else track),
-            note=base.note,
-        )
-        return whole, out
-
-    if any(argument.partition("=")[0] == "--data.path" for argument in argv):
-        raise configs.ConfigError("--data.path is DATA, the argument without a flag; give it as that.")
-    parser = train_arguments if prog.endswith("train") else check_arguments
-    result: tuple[Config, Path] = tyro.cli(
-        parser, prog=prog, args=list(argv), config=(tyro.conf.AvoidSubcommands,)
-    )
-    return result
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -277,6 +303,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "translate": translate,
     "evaluate": evaluate,
+    "compare": compare,
+    "segmenter train": segmenter_train,
     "report": report,
 }
 OWN_PARSER = {train, check}
@@ -292,6 +320,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name, rest = _command(arguments)
     command = COMMANDS[name]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the names of files need not be text
     warnings.simplefilter("ignore" if not os.environ.get("PAIRLOOM_DEBUG") else "default")
     try:
         if command in OWN_PARSER:
@@ -321,8 +351,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.environ.get("PAIRLOOM_DEBUG"):
             raise
         words = str(error)
-        if isinstance(error, OSError) and error.filename is not None:
-            words = f"{error.filename}: {error.strerror}; check the path, its permissions and the free space."
+        if isinstance(error, OSError) and error.strerror is not None:
+            where = "" if error.filename is None else f"{error.filename}: "
+            words = f"{where}{error.strerror}; check the path, its permissions and the free space."
         print(f"pairloom: {words}", file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -332,7 +363,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
         name = " ".join(arguments[:length])
         if name in COMMANDS:
             return name, arguments[length:]
-    first = " ".join(arguments[:2] if arguments[:1] == ["data"] else arguments[:1])
+    first = " ".join(arguments[:2] if arguments[:1] in (["data"], ["segmenter"]) else arguments[:1])
     wants_help = not arguments or arguments[-1] in ("-h", "--help")
     if arguments[:1] == ["--version"]:
         from pairloom import __version__

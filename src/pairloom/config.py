@@ -22,13 +22,21 @@ from typing import Any, Literal
 Sides = int | tuple[int, int]
 """A square's side, or (height, width); in pixels."""
 
+JITTER = 286 / 256
+"""Sides that training pairs are resized to, over those of the crop (Section 6.2)."""
+MOST_JITTER = 1.5
+"""... and from here on a crop shows another scale than validation does."""
+
 
 class ConfigError(ValueError):
     """A field of the configuration is wrong; the message names it, its value, and what is allowed."""
 
 
 def runtime(default: Any) -> Any:
-    """A field that may change when a run is resumed, because it does not change what a step computes."""
+    """A field that may change when a run is resumed: how long and on what it runs, not what it is to learn.
+
+    Only the length changes what a step computes: training.decay_fraction is a share of it.
+    """
     return field(default=default, metadata={"runtime": True})
 
 
@@ -47,8 +55,8 @@ class DataConfig:
     """Second folder; given, `path` holds the A images and this the B images."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """AtoB: A is the source (left half, first folder), B the target; BtoA: the reverse."""
-    load_size: Sides = 286
-    """Pixels: training pairs are resized to this, then cropped (the paper's jitter, Section 6.2)."""
+    load_size: int | tuple[int, int] | Literal["crop"] | None = decided(None)
+    """Pixels: pairs are resized to this, then cropped. None: crop x 286/256, Section 6.2; crop: no jitter."""
     crop_size: Sides = 256
     """Pixels: side, or height and width, of the crop that the networks train on."""
     resize: Literal["stretch", "shorter", "none"] = "stretch"
@@ -63,8 +71,8 @@ class DataConfig:
     """Text file with one class a line, `r,g,b[,name]` or `value[,name]`; given, the source is a label map."""
     target_palette: str | None = None
     """As source_palette, for the target."""
-    alpha: Literal["white", "keep"] = "white"
-    """Transparent pixels: laid over white, or kept as one more channel."""
+    alpha: Literal["auto", "white", "keep"] = decided("auto")
+    """Transparent pixels: laid over white, or kept as one more channel. auto: white for uint8, else kept."""
     pages: Literal["channels", "first"] = "channels"
     """TIFF files of several pages: the pages are channels, or only the first is read."""
     source_one_hot: bool = False
@@ -91,6 +99,14 @@ class DataConfig:
     """Use only this many training pairs, drawn by split_seed."""
     workers: int | None = runtime(None)
     """Processes that read and augment ahead; 0: the training process reads. None: 1 on two cores, up to 4."""
+
+    @property
+    def load_sides(self) -> tuple[int, int]:
+        """(height, width) that `load_size` comes to."""
+        if self.load_size is None:
+            height, width = height_width(self.crop_size)
+            return round(height * JITTER), round(width * JITTER)
+        return height_width(self.crop_size if self.load_size == "crop" else self.load_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,9 +181,9 @@ class TrainingConfig:
     """Optimisation (Section 3.3) and the machine."""
 
     epochs: int | None = runtime(200)
-    """Passes over the training pairs; `steps` takes precedence."""
+    """Passes over the training pairs; given alone, it takes the place of a preset's `steps`."""
     steps: int | None = runtime(None)
-    """Steps (one D update and one G update each); None: from epochs."""
+    """Steps (one D update and one G update each), whatever the epochs; None: from epochs."""
     batch_size: int = 1
     """Pairs a step; 1 to 10 in the paper."""
     learning_rate: float = 2e-4
@@ -258,6 +274,20 @@ def most_layers(crop_size: Sides) -> int:
     return max(n for n in range(side.bit_length()) if n == 0 or side // 2**n - 2 >= 1)
 
 
+def jitter_note(data: DataConfig) -> str | None:
+    """A sentence when training crops show the pairs much larger than validation does; else None."""
+    crop, load = height_width(data.crop_size), data.load_sides
+    pairs = ((min(load), min(crop)),) if data.resize == "shorter" else zip(load, crop, strict=True)
+    ratio = max(a / b for a, b in pairs)
+    if data.resize == "none" or ratio <= MOST_JITTER:
+        return None
+    return (
+        f"Training pairs are resized to {load[1]}x{load[0]} and cropped to {crop[1]}x{crop[0]} pixels, so "
+        f"that the model sees them {ratio:.2g} times as large as in validation; leave data.load_size out "
+        "for the paper's jitter."
+    )
+
+
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
         raise ConfigError(f"{name} is {value!r}; it must be {allowed}.")
@@ -267,13 +297,10 @@ def _check(config: Config) -> None:
     data, g, d = config.data, config.generator, config.discriminator
     objective, training, logging = config.objective, config.training, config.logging
 
-    for name in ("load_size", "crop_size"):
-        height, width = height_width(getattr(data, name))
-        _require(min(height, width) >= 1, f"data.{name}", getattr(data, name), "at least 1 pixel")
+    for name, sides in (("crop_size", height_width(data.crop_size)), ("load_size", data.load_sides)):
+        _require(min(sides) >= 1, f"data.{name}", getattr(data, name), "at least 1 pixel")
     if data.resize == "stretch":
-        fits = all(
-            a >= b for a, b in zip(height_width(data.load_size), height_width(data.crop_size), strict=True)
-        )
+        fits = all(a >= b for a, b in zip(data.load_sides, height_width(data.crop_size), strict=True))
         _require(fits, "data.load_size", data.load_size, f"at least data.crop_size ({data.crop_size})")
     for name in ("val_fraction", "test_fraction"):
         value = getattr(data, name)
@@ -353,9 +380,14 @@ def from_dict(
 ) -> Config:
     """A Config from nested dicts, over `base`.
 
+    `training.epochs` without `training.steps` is how long to train: steps of the base are forgotten.
+
     Raises:
         ConfigError: An unknown key (the nearest known one is named) or a value of the wrong type.
     """
+    training = values.get("training")
+    if isinstance(training, dict) and training.get("epochs") is not None and "steps" not in training:
+        values = {**values, "training": {**training, "steps": None}}
     return typing.cast(Config, _merge(base or Config(), values, "", where))
 
 
@@ -402,8 +434,17 @@ def _coerce(value: Any, hint: Any, dotted: str, where: str) -> Any:
         return float(value)
     elif isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
-    kind = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where}: {dotted} is {value!r}; it must be of type {kind}.")
+    raise ConfigError(f"{where}: {dotted} is {value!r}; it must be of type {_kind(hint)}.")
+
+
+def _kind(hint: Any) -> str:
+    """A type as one writes it."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " | ".join(map(_kind, args))
+    if origin is Literal:
+        return " | ".join(map(repr, args))
+    return str(hint) if origin else str(hint.__name__).replace("NoneType", "None")
 
 
 def field_names(config: Any | None = None, prefix: str = "") -> list[str]:
@@ -440,7 +481,7 @@ def load(path: str | Path, *, base: Config | None = None) -> Config:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a .toml or .json configuration ({error}).") from error
@@ -449,13 +490,13 @@ def load(path: str | Path, *, base: Config | None = None) -> Config:
     return from_dict(values, base=base, where=str(path))
 
 
-def save(config: Config, path: str | Path) -> None:
-    """Write a Config as JSON."""
-    Path(path).write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
-
-
 def differences(old: Config, new: Config) -> list[str]:
-    """The fields that differ and that a resumed run may not change, one `name: old -> new` each."""
+    """The fields that differ and that a resumed run may not change, one `name: old -> new` each.
+
+    A `data.load_size` that comes to the same sides is the same, however it is written.
+    """
+    if new.data.load_sides == old.data.load_sides:
+        new = dataclasses.replace(new, data=dataclasses.replace(new.data, load_size=old.data.load_size))
     return _differences(old, new, "")
 
 
@@ -471,8 +512,14 @@ def _differences(old: Any, new: Any, prefix: str) -> list[str]:
 
 
 def adopt(new: Config, begun: Config) -> Config:
-    """`new`, with what it leaves open (None, "auto") as it was decided when the run was begun."""
-    return typing.cast(Config, _adopt(new, begun))
+    """`new`, with what it leaves open (None, "auto") as it was decided when the run was begun.
+
+    Where that would be impossible, as for another crop, `new` stays as it is, and differs.
+    """
+    try:
+        return typing.cast(Config, _adopt(new, begun))
+    except ConfigError:
+        return new
 
 
 def _adopt(new: Any, begun: Any) -> Any:

@@ -22,7 +22,8 @@ from pairloom.health import LossHealth, legend
 from pairloom.images import ImageSpec
 from pairloom.progress import Console, Interrupted, MetricsWindow, StopSignals, duration, estimate
 from pairloom.rundir import RunDir
-from pairloom.tracking import Tracker, open_tracker
+from pairloom.start import Start
+from pairloom.tracking import Tracker, check_tracker, open_tracker
 from pairloom.training import TrainState, learning_rate, train_step, update_ema
 from pairloom.translator import Translator
 from pairloom.validation import HeldOut
@@ -53,12 +54,12 @@ def train(config: Config, out: str | Path | None = None) -> Path:
     for folder in filter(None, (config.data.path, config.data.path_b)):
         if out.resolve().is_relative_to(folder):
             raise ConfigError(f"{out}: lies in the data folder {folder}; choose an --out beside it.")
-    if config.training.init_from is not None and not Path(config.training.init_from).exists():
-        raise ConfigError(f"training.init_from: there is no {config.training.init_from}.")
+    check_tracker(config.logging.track)
     pairs = find_pairs(config.data)
     device = pick_device(config.training.device)
     with RunDir(out) as run:
         console = Console(run)
+        start = None
         if run.begun:
             source_spec, target_spec = run.read_specs()
             config = _same_run(config, run.read_config(), out)
@@ -68,9 +69,13 @@ def train(config: Config, out: str | Path | None = None) -> Path:
                     "Warning: the data set has changed since this run began; the order of images may differ."
                 )
         else:
+            if config.training.init_from is not None:
+                start = Start.load(Path(config.training.init_from))
             console.say("Measuring the training images.")
             source_spec, target_spec = measure_specs(pairs.split("train"), config.data)
             config = resolve(config, source_spec, target_spec, device)
+            for warning in start.check(config, source_spec, target_spec) if start is not None else ():
+                console.say(f"Warning: {warning}")
             run.write_identity(
                 config,
                 source_spec,
@@ -79,7 +84,7 @@ def train(config: Config, out: str | Path | None = None) -> Path:
                 data_fingerprint=fingerprint(pairs.pairs),
             )
         _introduce(console, config, pairs, source_spec, target_spec, device)
-        fit(run, console, config, pairs, source_spec, target_spec, device)
+        fit(run, console, config, pairs, source_spec, target_spec, device, start)
     return out
 
 
@@ -122,6 +127,8 @@ def resolve(config: Config, source_spec: ImageSpec, target_spec: ImageSpec, devi
 def _same_run(config: Config, begun: Config, out: str | Path) -> Config:
     """The begun run's configuration, with the run-time fields of this call."""
     config = configs.adopt(config, begun)
+    if config.training.init_from is None:  # where a run started does not matter any more, and may be gone
+        config = replace(config, training=replace(config.training, init_from=begun.training.init_from))
     if changed := configs.differences(begun, config):
         raise ConfigError(
             f"{out}: holds a run with another configuration ({'; '.join(changed)}). "
@@ -157,6 +164,7 @@ def fit(
     source_spec: ImageSpec,
     target_spec: ImageSpec,
     device: torch.device,
+    start: Start | None = None,
 ) -> None:
     """The loop: one honest paragraph for each thing that happens in it."""
     training, logging = config.training, config.logging
@@ -183,21 +191,34 @@ def fit(
         for complaint in complaints:
             console.say(f"Warning: {complaint} An earlier one is used.")
         console.say(f"Resuming at step {train_state.step} of {total_steps}.")
-    elif training.init_from is not None:
-        console.say(start_from(train_state, Path(training.init_from)))
-    del state
+        was = state["optimizer_g"]["param_groups"][0]["lr"]
+        rate = learning_rate(training.learning_rate, begin - 1, total_steps, training.decay_fraction)
+        if rate != was and begin < total_steps:
+            console.say(
+                f"Note: the run ends at step {total_steps} now, so the learning rate goes on from "
+                f"{rate:.2g}; it had come to {was:.2g}."
+            )
+    elif start is not None:
+        console.say(start.give(train_state))
+    del state, start
     old_lines = run.cut_metrics(train_state.step)
     for line in old_lines:
         health.observe(line)
 
     held_out = HeldOut(pairs, source_spec, target_spec, config.data, drawn=logging.sample_pairs)
+    for warning in held_out.warnings:
+        console.say(f"Warning: {warning}")
     held_out.best = checkpoints.best_val_l1(run.checkpoints)
     model = Translator(
         train_state.inference_generator,
         source_spec,
         target_spec,
         config,
-        provenance={"run": run.path.name, "pairs": len(train_pairs)},
+        provenance={
+            "run": run.path.name,
+            "pairs": len(train_pairs),
+            "data_fingerprint": fingerprint(pairs.pairs),
+        },
     )
     train_state.generator.train()
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=training.precision == "bf16")
@@ -319,36 +340,6 @@ def trial_seconds_per_step(config: Config, device: torch.device, trials: int = 3
         seconds.append(time.perf_counter() - started)
     torch.set_rng_state(rng_state)
     return min(seconds)
-
-
-def start_from(state: TrainState, path: Path) -> str:
-    """Fine-tune: take G's weights, and D's when they lie beside, from a run, its files or its checkpoints.
-
-    Returns:
-        What was taken, in words.
-
-    Raises:
-        CheckpointError: No model there, or one of another shape.
-    """
-    _copy_weights(state.generator, Translator.load(path, device="cpu").generator, path)
-    if state.ema is not None:
-        state.ema.load_state_dict(state.generator.state_dict())
-    other = checkpoints.load_discriminator(path if path.is_dir() or path.suffix == ".pt" else path.parent)
-    if state.discriminator is not None and other is not None:
-        _copy_weights(state.discriminator, other, path)
-        return f"Starting from the generator and the discriminator of {path}."
-    missing = "" if state.discriminator is None else "; no discriminator lies beside it, so D starts anew"
-    return f"Starting from the generator of {path}{missing}."
-
-
-def _copy_weights(net: torch.nn.Module, other: torch.nn.Module, path: Path) -> None:
-    try:
-        net.load_state_dict(other.state_dict())
-    except RuntimeError as error:
-        raise checkpoints.CheckpointError(
-            f"{path}: its networks have another shape than this configuration's; give the same generator and "
-            f"discriminator fields and the same channels ({str(error).splitlines()[1].strip()})."
-        ) from error
 
 
 # ------------------------------------------------------------------------------------------------------------

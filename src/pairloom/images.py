@@ -18,13 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pairloom.formats import SUFFIXES, holds_losslessly, image_shape, is_lossless, read_image, write_image
+from pairloom.formats import (
+    SUFFIXES,
+    has_alpha,
+    holds_losslessly,
+    image_shape,
+    is_lossless,
+    read_image,
+    write_image,
+)
 from pairloom.palette import MAX_CLASSES, Colours, nearest, read_palette
 from pairloom.pixels import (
     DTYPES,
     MAX_CHANNELS,
     WHITE,
-    Alpha,
     Array,
     ImageError,
     PageAxis,
@@ -39,6 +46,7 @@ __all__ = [
     "ImageError",
     "ImageSpec",
     "clipped_share",
+    "has_alpha",
     "image_shape",
     "is_lossless",
     "measure_spec",
@@ -46,6 +54,7 @@ __all__ = [
     "palette_distance",
     "read_image",
     "read_palette",
+    "reflect_to",
     "resize",
     "to_array",
     "to_tensor",
@@ -84,7 +93,7 @@ class ImageSpec:
     """Of the classes."""
     one_hot: bool = False
     """labels enter as one channel a class, +1 where the class is and -1 elsewhere."""
-    alpha: Alpha = "white"
+    alpha: Literal["white", "keep"] = "white"
     """Transparent pixels: laid over white, or alpha kept as a channel."""
     page_axis: PageAxis = "channels"
     """A TIFF of several pages: pages are channels, or only the first is read."""
@@ -287,6 +296,23 @@ def resize(tensor: Tensor, size: tuple[int, int], *, labels: bool) -> Tensor:
     else:
         batch = F.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)
     return batch if tensor.ndim == 4 else batch[0]
+
+
+def reflect_to(x: Tensor, height: int, width: int) -> Tensor:
+    """Continued to the right and downwards by reflection, as often repeated as it takes.
+
+    A side that is long enough already stays as it is.
+
+    Shapes: (..., H, W), H and W from 1 -> (..., max(H, height), max(W, width)).
+    """
+    for axis, wanted in ((-2, height), (-1, width)):
+        size = x.shape[axis]
+        if size < wanted:
+            # A triangle wave 0 1 2 1 0 1 2 ...: F.pad refuses a pad as wide as the side.
+            period = max(2 * (size - 1), 1)
+            wave = torch.arange(wanted, device=x.device) % period
+            x = x.index_select(axis, torch.minimum(wave, period - wave) if size > 1 else wave)
+    return x
 
 
 def clipped_share(array: Array, spec: ImageSpec) -> float:

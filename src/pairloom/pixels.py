@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 """(H, W, C), uint8 | uint16 | float32."""
-Alpha = Literal["white", "keep"]
+Alpha = Literal["auto", "white", "keep"]
+"""auto: `white` for uint8; `keep` for uint16 and float32, whose values are never altered unasked."""
 PageAxis = Literal["channels", "first"]
 
 MAX_CHANNELS = 64
@@ -78,6 +79,11 @@ def with_channel_axis(path: Path, array: Array) -> Array:
             f"{path}: has shape {array.shape}; allowed are (height, width) and (height, width, channels)."
         )
     return array[..., None] if array.ndim == 2 else array
+
+
+def keeps_alpha(alpha: Alpha, dtype: str) -> bool:
+    """Whether an alpha channel stays one in arrays of this dtype; otherwise it is laid over white."""
+    return alpha == "keep" or (alpha == "auto" and dtype != "uint8")
 
 
 def over_white(array: Array, index: int, *, premultiplied: bool) -> Array:

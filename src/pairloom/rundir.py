@@ -57,9 +57,21 @@ class RunDir:
 
     @property
     def begun(self) -> bool:
-        """Is there a run here to go on with? One that ended before its first checkpoint left nothing."""
-        known = all((self.path / name).exists() for name in ("config.json", "specs.json"))
-        return known and (bool(steps(self.checkpoints)) or (self.path / "generator.safetensors").exists())
+        """Is there a run here to go on with? One that ended before its first checkpoint left nothing.
+
+        Raises:
+            RunError: There is a trained model, and not all that it takes to go on: it would be overwritten.
+        """
+        there = {name: (self.path / name).exists() for name in ("config.json", "specs.json")}
+        there["checkpoints/step-*.pt"] = resumable = bool(steps(self.checkpoints))
+        trained = resumable or (self.path / "generator.safetensors").exists()
+        missing = [name for name, found in there.items() if not found]
+        if trained and missing:
+            raise RunError(
+                f"{self.path}: holds a trained model, and no {' and no '.join(missing)} to resume it; "
+                f"name another --out (with --init-from {self.path} it starts from these weights)."
+            )
+        return trained
 
     # What the run is
 
@@ -119,18 +131,24 @@ class RunDir:
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a line cut off by a kill is left out."""
+    """The lines of metrics.jsonl; a line that was cut off by a kill, or damaged, is left out."""
     path = Path(run) / "metrics.jsonl"
     lines: list[dict[str, Any]] = []
     if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 line = json.loads(text)
             except json.JSONDecodeError:
                 continue
-            if isinstance(line, dict) and "step" in line:
+            if isinstance(line, dict) and _is_metrics(line):
                 lines.append(line)
     return lines
+
+
+def _is_metrics(line: dict[str, Any]) -> bool:
+    """A step, and numbers or nulls besides; only a warning is a text."""
+    figures = [value for name, value in line.items() if name != "warning"]
+    return isinstance(line.get("step"), int) and all(isinstance(v, int | float | None) for v in figures)
 
 
 def read_json(path: Path) -> dict[str, Any]:

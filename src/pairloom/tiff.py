@@ -18,12 +18,15 @@ from pairloom.pixels import (
     PageAxis,
     check_channels,
     in_allowed_dtype,
+    keeps_alpha,
     over_white,
     upright,
 )
 
 _TIFF_LOSSY = {6, 7, 34712, 34887, 34892, 34927, 50001, 50002}
 """TIFF compression tags that may change values: the JPEG family, JPEG 2000, LERC, WebP, JPEG XL."""
+
+_ALPHA = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 
 # Without a handler every odd tag of a file is printed to the terminal, at every reading.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -82,9 +85,9 @@ def _tiff_page(path: Path, page: Any, array: Array, alpha: Alpha) -> Array:
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
         white = 255 if page.bitspersample == 1 else 2**page.bitspersample - 1
         array = array.dtype.type(white) - array
-    if alpha == "white":
+    if not keeps_alpha(alpha, array.dtype.name):
         for index, extra in enumerate(page.extrasamples, start=array.shape[2] - len(page.extrasamples)):
-            if extra in (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA):
+            if extra in _ALPHA:
                 premultiplied = extra == tifffile.EXTRASAMPLE.ASSOCALPHA
                 array = over_white(array, index, premultiplied=premultiplied)
                 break
@@ -101,6 +104,12 @@ def tiff_size(path: Path) -> tuple[int, int, int]:
     with tifffile.TiffFile(path) as tif:
         page = tif.pages.first
         return page.imagelength, page.imagewidth, _tiff_orientation(page)
+
+
+def tiff_has_alpha(path: Path) -> bool:
+    """Whether its first page declares an alpha channel."""
+    with tifffile.TiffFile(path) as tif:
+        return not _ALPHA.isdisjoint(tif.pages.first.extrasamples)
 
 
 def is_lossless_tiff(path: Path) -> bool:

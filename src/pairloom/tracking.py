@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any, Literal
 
 from pairloom import config as configs
 from pairloom.config import Config, ConfigError
+
+Name = Literal["none", "tensorboard", "wandb"]
 
 
 class Tracker:
@@ -50,20 +53,24 @@ class _WandB(Tracker):
         self._run.finish()
 
 
-def open_tracker(name: Literal["none", "tensorboard", "wandb"], run: Path, config: Config) -> Tracker:
-    """The tracker of that name.
+def open_tracker(name: Name, run: Path, config: Config) -> Tracker:
+    """The tracker of that name, which `check_tracker` found."""
+    if name == "tensorboard":
+        return _TensorBoard(run)
+    return _WandB(run, config) if name == "wandb" else Tracker()
+
+
+def check_tracker(name: Name) -> None:
+    """Import what the tracker needs, before anything is done.
 
     Raises:
         ConfigError: It is not installed.
     """
     try:
-        if name == "tensorboard":
-            return _TensorBoard(run)
-        if name == "wandb":
-            return _WandB(run, config)
+        if name != "none":
+            importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:
         raise ConfigError(
             f"logging.track is {name!r}, which is not installed; run `pip install {name}`, or leave it out "
             "(metrics.jsonl and report.html are written in any case)."
         ) from error
-    return Tracker()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from pairloom import checkpoint as checkpoints
@@ -21,6 +20,7 @@ from pairloom.config import Config
 from pairloom.devices import pick_device
 from pairloom.images import Array, ImageError, ImageSpec
 from pairloom.networks import Generator, NormStats, build_generator
+from pairloom.pixels import Alpha, over_white
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,30 @@ class Samples:
     mean: Array
     """(H, W, C) in the target's dtype."""
     spread: Array
-    """(H, W, C) float32: standard deviation over the samples, in the target's units."""
+    """(H, W, C) float32: standard deviation over the samples, before they are rounded, in the target's units.
+
+    Of a label map: of the colours' values before they snap to the palette; with one_hot, of the classes'
+    scores on [-1, 1], one channel a class.
+    """
+
+    @classmethod
+    def of(cls, outputs: Tensor, spec: ImageSpec) -> Samples:
+        """The samples that a generator gave. Shapes: outputs (S, C, H, W) on [-1, 1]."""
+        # A standard deviation has a scale but no offset, and no place in an 8-bit range.
+        low, high = (np.asarray(limits, np.float32) for limits in (spec.low, spec.high))
+        scale = np.float32(1) if spec.one_hot else (high - low) / 2
+        spread = outputs.std(0, correction=0).permute(1, 2, 0).numpy() * scale
+        arrays = np.stack([images.to_array(y_hat, spec) for y_hat in outputs])
+        return cls(arrays, images.to_array(outputs.mean(0), spec), spread)
+
+    def named(self) -> Iterator[tuple[str, Array]]:
+        """What follows the name of each one's file, and its pixels: a single sample goes without."""
+        if len(self.images) == 1:
+            yield "", self.images[0]
+            return
+        yield from ((f"-{number}", image) for number, image in enumerate(self.images, 1))
+        yield "-mean", self.mean
+        yield "-spread", self.spread
 
 
 class Translator:
@@ -104,21 +127,20 @@ class Translator:
             CheckpointError: No model there, a damaged file, or one from somewhere else.
             DeviceError: No such device.
         """
-        weights, metadata, file = _find(Path(path), checkpoint)
-        if metadata.get("network") != "generator":
+        saved = checkpoints.find_network(Path(path), "generator", checkpoint)
+        if saved is None:
             raise CheckpointError(
-                f"{file}: is a {metadata.get('network')}, which cannot translate; give generator.safetensors."
+                f"{path}: holds no trained model; give a run directory or a generator.safetensors."
             )
+        config, described = saved.config(), saved.description
         try:
-            config = configs.from_dict(metadata["config"], where=str(file))
-            source_spec = ImageSpec.from_dict(metadata["source_spec"])
-            target_spec = ImageSpec.from_dict(metadata["target_spec"])
-            semantics = Semantics(**metadata["semantics"])
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{file}: its description of the model is incomplete ({error}).") from error
+            source_spec = ImageSpec.from_dict(described["source_spec"])
+            target_spec = ImageSpec.from_dict(described["target_spec"])
+            semantics = Semantics(**described["semantics"])
+        except (KeyError, TypeError, AttributeError, ImageError) as error:
+            raise saved.incomplete(error) from error
         generator = build_generator(config.generator)
-        full = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-        checkpoints.fill(generator, full, file)
+        checkpoints.fill(generator, saved.weights, saved.file)
         if norm_stats is not None:
             semantics = replace(semantics, norm_stats=norm_stats)
         if dropout is not None:
@@ -129,7 +151,7 @@ class Translator:
             target_spec,
             config,
             semantics=semantics,
-            provenance=metadata.get("provenance", {}),
+            provenance=described.get("provenance", {}),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -182,8 +204,19 @@ class Translator:
         """Translate images of one size in one pass; each result is what the image alone would give.
 
         (Except with norm_stats="batch", the paper's literal test mode, where neighbours share statistics.)
+
+        Raises:
+            ImageError: An image is not of the kind that the model was trained on, or of another size.
         """
-        x = torch.stack([images.to_tensor(self._array(image), self.source_spec) for image in batch])
+        if not batch:
+            return []
+        tensors = [images.to_tensor(self.pixels(image), self.source_spec) for image in batch]
+        if len(sizes := {(t.shape[2], t.shape[1]) for t in tensors}) > 1:
+            listed = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
+            raise ImageError(
+                f"A batch holds images of one size, but these have {listed} pixels; translate each by itself."
+            )
+        x = torch.stack(tensors)
         return [
             images.to_array(y_hat, self.target_spec) for y_hat in self.translate_tensor(x, seed=seed).cpu()
         ]
@@ -196,250 +229,39 @@ class Translator:
         """
         if count < 1:
             raise ValueError(f"samples is {count}; it must be 1 or more.")
-        x = images.to_tensor(self._array(image), self.source_spec).unsqueeze(0)
+        x = images.to_tensor(self.pixels(image), self.source_spec).unsqueeze(0)
         outputs = [self.translate_tensor(x, seed=seed, sample=s).cpu()[0] for s in range(count)]
-        arrays = np.stack([images.to_array(y_hat, self.target_spec) for y_hat in outputs])
-        mean = images.to_array(torch.stack(outputs).mean(0), self.target_spec)
-        return Samples(arrays, mean, arrays.astype(np.float32).std(axis=0))
+        return Samples.of(torch.stack(outputs), self.target_spec)
 
-    def _array(self, image: Array | str | Path | Image.Image) -> Array:
+    def pixels(self, image: Array | str | Path | Image.Image) -> Array:
+        """What `__call__` takes, as (H, W, C) file values; a PIL image as its file would be read."""
         if isinstance(image, str | Path):
             spec = self.source_spec
             return images.read_image(image, alpha=spec.alpha, page_axis=spec.page_axis)
-        if isinstance(image, Image.Image) and image.mode in ("1", "P"):
-            # As from a file: white is 255, and the numbers of a palette are not intensities.
-            image = image.convert("L" if image.mode == "1" else "RGB")
+        if isinstance(image, Image.Image):
+            return _pillow_pixels(image, self.source_spec.alpha)
         array = np.asarray(image)
         return array[..., None] if array.ndim == 2 else array
 
 
+def _pillow_pixels(image: Image.Image, alpha: Alpha) -> Array:
+    """Upright, alpha over white or kept, and a palette's colours instead of its numbers."""
+    image = ImageOps.exif_transpose(image)
+    transparent = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    if not image.mode.startswith(("I", "F")):  # these are amounts of 16 bits and more: as they are
+        grey = image.mode in ("1", "L", "LA")
+        image = image.convert(("L" if grey else "RGB") + ("A" if transparent else ""))
+    array = np.asarray(image)
+    array = array[..., None] if array.ndim == 2 else array
+    if transparent and alpha == "white":
+        return over_white(array, array.shape[2] - 1, premultiplied=False)
+    return array
+
+
 def reflect_to_multiple(x: Tensor, stride: int) -> Tensor:
-    """Extend right and bottom to multiples of `stride`, by reflection repeated as often as needed.
+    """Extend right and bottom to multiples of `stride`, by reflection.
 
     Shapes: (..., H, W), H and W from 1 -> (..., H', W').
     """
-    for dim in (-2, -1):
-        side = x.shape[dim]
-        total = -(-side // stride) * stride
-        if total != side:
-            # A triangle wave 0 1 2 1 0 1 2 ...: F.pad refuses a pad as wide as the side.
-            period = max(2 * (side - 1), 1)
-            wave = torch.arange(total, device=x.device) % period
-            x = x.index_select(
-                dim, torch.minimum(wave, (period - wave) % period if side == 1 else period - wave)
-            )
-    return x
-
-
-def _find(path: Path, checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
-    """Weights, metadata and the file they came from."""
-    if path.is_dir():
-        folder = path / "checkpoints"
-        if checkpoint == "best":
-            step = checkpoints.best_step(folder)
-            if step is None:
-                raise CheckpointError(
-                    f"{path}: has no best checkpoint; it was trained without validation pairs."
-                )
-            return _from_state(folder / f"step-{step:08d}.pt")
-        last = checkpoints.steps(folder)[-1:]
-        file = path / "generator.safetensors"
-        if file.exists():
-            weights, metadata = checkpoints.load_weights(file)
-            # A run that was killed after it had been resumed has a newer checkpoint than published weights.
-            if not last or metadata.get("provenance", {}).get("step", last[0]) >= last[0]:
-                return weights, metadata, file
-        if not last:
-            raise CheckpointError(
-                f"{path}: holds no trained model; give a run directory or a generator.safetensors."
-            )
-        return _from_state(folder / f"step-{last[0]:08d}.pt")
-    if path.suffix == ".pt" and path.exists():
-        return _from_state(path)
-    return *checkpoints.load_weights(path), path
-
-
-def _from_state(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
-    state = checkpoints.load_state(file)
-    return state["ema"] or state["generator"], json.loads(state["model"]), file
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Files
-
-
-def find_images(inputs: Iterable[str | Path]) -> list[tuple[Path, Path]]:
-    """(file, name under the output folder) for each image in files and folders, folders searched in depth.
-
-    Raises:
-        ImageError: A path is missing, or a folder holds no images.
-    """
-    found: list[tuple[Path, Path]] = []
-    for given in map(Path, inputs):
-        if given.is_dir():
-            inside = sorted(
-                p for p in given.rglob("*") if p.suffix.lower() in images.SUFFIXES and p.is_file()
-            )
-            inside = [
-                p for p in inside if not any(part.startswith(".") for part in p.relative_to(given).parts)
-            ]
-            if not inside:
-                kinds = " ".join(sorted(images.SUFFIXES))
-                raise ImageError(f"{given}: the folder holds no images ({kinds}).")
-            found += [(p, p.relative_to(given)) for p in inside]
-        elif given.exists():
-            found.append((given, Path(given.name)))
-        else:
-            raise ImageError(f"{given}: there is no such file or folder.")
-    return found
-
-
-def scale_hint(translator: Translator, file: Path) -> str | None:
-    """A sentence when an image is of quite another scale than the model's training crops; else None."""
-    data = translator.config.data
-    crop = configs.height_width(data.crop_size)
-    try:
-        shape = images.image_shape(file)
-    except ImageError:  # it will be reported when its turn comes
-        return None
-    ratio = max(a / b for a, b in zip(shape, crop, strict=True))
-    if data.resize == "shorter":
-        ratio = min(shape) / min(crop)
-    if data.resize == "none" or 1 / 1.5 < ratio < 1.5:
-        return None
-    return (
-        f"Note: {file} is {shape[1]}x{shape[0]} pixels, and the model was trained on pairs resized to about "
-        f"{crop[1]}x{crop[0]}; --scale training translates at that scale and keeps the image's size."
-    )
-
-
-def translate_files(
-    translator: Translator,
-    inputs: Iterable[str | Path],
-    out: str | Path,
-    *,
-    seed: int = 0,
-    samples: int = 1,
-    batch_size: int = 1,
-    scale: Literal["native", "training"] = "native",
-) -> Iterator[Path]:
-    """Translate files and folders into `out`, yielding each file as it is written.
-
-    Size and name follow the source; dtype, range and channels the target. A container that cannot hold that
-    losslessly is replaced: PNG, else TIFF. With several samples, NAME-1, NAME-2, ..., NAME-mean, and
-    NAME-spread, a float32 TIFF in the target's units. A file that cannot be read does not stop the others.
-
-    Args:
-        translator: The model.
-        inputs: Files and folders.
-        out: A folder; made if absent.
-        seed: Of z.
-        samples: Translations of each image.
-        batch_size: Images of one size translated together.
-        scale: native, at the image's own pixels; training, resized as the training pairs were and back again.
-
-    Raises:
-        ValueError: samples or batch_size is below 1.
-        ImageError: Before the first: two results would have one name. After all others are done: which files
-            could not be translated, and why.
-    """
-    for name, value in (("samples", samples), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be 1 or more.")
-    out = Path(out)
-    work = [(file, out / _result_name(name, translator.target_spec)) for file, name in find_images(inputs)]
-    _refuse_collisions(work)
-    faults: list[str] = []
-    waiting: list[tuple[Array, Path]] = []
-
-    def flush() -> Iterator[Path]:
-        if waiting:
-            x = torch.stack([images.to_tensor(array, translator.source_spec) for array, _ in waiting])
-            for name, tensors in _draws(translator, x, samples, seed, scale):
-                for (_, path), tensor in zip(waiting, tensors, strict=True):
-                    yield _write(path, name, tensor, translator.target_spec)
-            waiting.clear()
-
-    for file, path in work:
-        try:
-            array = translator._array(file)
-            images.to_tensor(array[:1, :1], translator.source_spec)  # the right dtype and channels?
-        except ImageError as error:
-            faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
-            continue
-        if waiting and (len(waiting) == batch_size or waiting[0][0].shape != array.shape):
-            yield from flush()
-        waiting.append((array, path))
-    yield from flush()
-    if faults:
-        others = (
-            f" ({len(faults) - 1} more files like it: {'; '.join(faults[1:4])})" if len(faults) > 1 else ""
-        )
-        done = len(work) - len(faults)
-        rest = f" The other {done} of {len(work)} images were translated." if done else ""
-        raise ImageError(f"{faults[0]}{others}{rest}")
-
-
-def _draws(
-    translator: Translator, x: Tensor, samples: int, seed: int, scale: str
-) -> Iterator[tuple[str, Tensor]]:
-    """(name suffix, (N, C, H, W) tensors on [-1, 1]): each sample; of several, also their mean and spread."""
-    outputs = []
-    for sample in range(samples):
-        y_hat = _at_scale(translator, x, scale, seed=seed, sample=sample).cpu()
-        yield (f"-{sample + 1}" if samples > 1 else ""), y_hat
-        if samples > 1:
-            outputs.append(y_hat)
-    if samples > 1:
-        yield "-mean", torch.stack(outputs).mean(0)
-        yield "-spread", torch.stack(outputs).std(0, correction=0)
-
-
-def _at_scale(translator: Translator, x: Tensor, scale: str, *, seed: int, sample: int) -> Tensor:
-    height, width = x.shape[-2:]
-    data = translator.config.data
-    if scale == "native" or data.resize == "none":
-        return translator.translate_tensor(x, seed=seed, sample=sample)
-    side = configs.height_width(data.crop_size)
-    if data.resize == "shorter":
-        ratio = min(side) / min(height, width)
-        side = (max(round(height * ratio), 1), max(round(width * ratio), 1))
-    resized = images.resize(x, side, labels=translator.source_spec.kind == "labels")
-    y_hat = translator.translate_tensor(resized, seed=seed, sample=sample)
-    return images.resize(y_hat, (height, width), labels=translator.target_spec.kind == "labels")
-
-
-def _result_name(name: Path, spec: ImageSpec) -> Path:
-    return name.with_suffix(images.output_suffix(name.suffix, spec))
-
-
-def _refuse_collisions(work: list[tuple[Path, Path]]) -> None:
-    first: dict[Path, Path] = {}
-    for file, path in work:
-        if path in first:
-            raise ImageError(
-                f"{file} and {first[path]}: both would be written to {path}; translate them separately."
-            )
-        if path.resolve() == file.resolve():
-            raise ImageError(f"{file}: its translation would overwrite it; choose another --out.")
-        first[path] = file
-
-
-def _write(path: Path, suffix: str, tensor: Tensor, spec: ImageSpec) -> Path:
-    path = path.with_name(f"{path.stem}{suffix}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(
-            f"{path.parent}: cannot be made ({error.strerror}); choose another --out."
-        ) from error
-    if suffix == "-spread":
-        # A standard deviation has a scale but no offset, and no place in an 8-bit range: float32 TIFF.
-        # (Of one-hot classes it has no unit at all.)
-        low, high = (np.asarray(limits, np.float32) for limits in (spec.low, spec.high))
-        scale = np.float32(1) if spec.one_hot else (high - low) / 2
-        path = path.with_suffix(".tif")
-        images.write_image(path, tensor.permute(1, 2, 0).numpy() * scale)
-    else:
-        images.write_image(path, images.to_array(tensor, spec))
-    return path
+    height, width = (-(-side // stride) * stride for side in x.shape[-2:])
+    return images.reflect_to(x, height, width)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pairloom.checkpoint import write_atomically
 from pairloom.config import DataConfig
-from pairloom.data import PairSet, evenly, load_pair
+from pairloom.data import DataError, PairSet, evenly, load_pair
 from pairloom.evaluation import metrics
-from pairloom.images import ImageSpec
+from pairloom.images import ImageError, ImageSpec
 from pairloom.pictures import sample_sheet
 from pairloom.translator import Translator
 
@@ -28,9 +28,18 @@ class HeldOut:
         self._validated = evenly(val, self.LIMIT)
         # Test pairs may be looked at, never chosen by: they are drawn only where there is no val split.
         self._drawn = evenly(val or pairs.split("test") or pairs.split("train"), drawn)
-        # A broken file is found now, not after all the steps before the first validation.
+        self.warnings: list[str] = []
+        """A sentence for each pair that would be drawn and cannot be read."""
+        # A broken file is found now, not after all the steps before the first validation. Only one of the
+        # test split does no harm.
         for pair in dict.fromkeys(self._validated + self._drawn):
-            load_pair(pair, *self._specs, self._data)
+            try:
+                load_pair(pair, *self._specs, self._data)
+            except (DataError, ImageError) as error:
+                if pair.split != "test":
+                    raise
+                self._drawn.remove(pair)
+                self.warnings.append(f"{error} It is left out of the samples.")
         self.best = math.inf
         """The lowest validation L1 so far."""
 

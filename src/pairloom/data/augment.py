@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pairloom import images
@@ -42,7 +41,7 @@ def augment(
     """
     height, width = height_width(crop_size)
     x, y = _resized(x, y, size=height_width(load_size), resize=resize, labels=labels)
-    x, y = (_reflected(side, height, width) for side in (x, y))
+    x, y = (images.reflect_to(side, height, width) for side in (x, y))
     # All three are always drawn, so that switching the mirror off leaves the crops as they were.
     top = int(rng.integers(x.shape[1] - height + 1))
     left = int(rng.integers(x.shape[2] - width + 1))
@@ -91,14 +90,3 @@ def _resized(
         for side, flag in zip((x, y), labels, strict=True)
     )
     return first, second
-
-
-def _reflected(side: Tensor, height: int, width: int) -> Tensor:
-    """Continued to the right and downwards by repeated reflection, up to at least (height, width)."""
-    for axis, wanted in ((1, height), (2, width)):
-        size = side.shape[axis]
-        if size < wanted:
-            period = max(2 * (size - 1), 1)
-            index = torch.arange(wanted) % period
-            side = side.index_select(axis, torch.minimum(index, period - index) if size > 1 else index)
-    return side

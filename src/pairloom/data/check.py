@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from pairloom.config import DataConfig, height_width
+from pairloom.config import DataConfig, height_width, jitter_note
 from pairloom.data.alignment import CLEAR, SHIFT_PX, Shift, estimate_shift
 from pairloom.data.finding import find_pairs
-from pairloom.data.measuring import measure_losses, measure_specs
+from pairloom.data.measuring import alpha_notes, measure_losses, measure_specs
 from pairloom.data.pairs import SPLITS, DataError, Pair, PairSet
 from pairloom.images import ImageError
-from pairloom.pixels import Array
+from pairloom.pixels import Array, described
 
 NAMED = 5
 """A finding names at most so many pairs, and counts the rest."""
@@ -136,9 +136,9 @@ def _read_all(pairs: Sequence[Pair], data: DataConfig) -> list[_Read]:
 
 def _side(array: Array) -> _Side:
     height, width, channels = array.shape
-    mode = f"{channels} channel{'' if channels == 1 else 's'} of {array.dtype.name}"
     digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(array).data)
+    mode = described(channels, array.dtype.name)
     return _Side(height, width, mode, digest.digest(), bool((array == array[:1, :1]).all()))
 
 
@@ -165,7 +165,8 @@ def _note_layout(found: PairSet, data: DataConfig, notes: _Notes) -> None:
         notes.problems.append(f"There are no training pairs, only {listed}.")
     elif counts["train"] == 1:
         notes.warnings.append(f"There is only one training pair, {found.split('train')[0].name}.")
-    if counts["train"] and not counts["val"]:
+    notes.warnings += found.notes
+    if counts["train"] and not counts["val"] and not found.notes:
         notes.facts.append(
             "There is no validation split; data.val_fraction=0.1 would make one of the training pairs."
         )
@@ -245,6 +246,8 @@ def _note_sizes(reads: Sequence[_Read], data: DataConfig, notes: _Notes) -> None
 
 
 def _note_crop(reads: Sequence[_Read], data: DataConfig, notes: _Notes) -> None:
+    if note := jitter_note(data):
+        notes.warnings.append(note)
     height, width = height_width(data.crop_size)
     shape = width / height
     crop = f"the crop ({width}x{height})"
@@ -257,7 +260,7 @@ def _note_crop(reads: Sequence[_Read], data: DataConfig, notes: _Notes) -> None:
         if odd:
             notes.warnings.append(
                 f"{_are(len(odd))} not of the shape of {crop} and will be distorted: {names(odd)}; give "
-                "data.load_size and data.crop_size their shape, or use data.resize='shorter'."
+                "data.crop_size their shape, or use data.resize='shorter'."
             )
     crop_fits: Callable[[_Side], bool] = (
         (lambda side: min(side.height, side.width) >= min(height, width))
@@ -411,5 +414,7 @@ def _note_specs(found: PairSet, data: DataConfig, notes: _Notes) -> None:
             notes.warnings.append(
                 f"Of the {role}'s {spec.channels} channels, number {_some(flat)} (from 0) never varies."
             )
+    told = notes.warnings if data.alpha == "auto" else notes.facts  # else it is as was asked for
+    told.extend(alpha_notes(found.split("train"), *specs))
     for loss in measure_losses(found.split("train"), *specs):
         (notes.warnings if loss.much else notes.facts).append(loss.sentence)

@@ -40,7 +40,8 @@ def find_pairs(data: DataConfig) -> PairSet:
     `data.path` is a manifest (.csv), the first of two folders (`data.path_b` is the second), a folder with
     subfolders A and B, a folder with trainA and trainB, or else a folder of side-by-side files. Folders may
     hold train, val and test below them; without these, all pairs are training pairs. A split that does not
-    exist is made from the training pairs where `val_fraction` or `test_fraction` asks for it.
+    exist is made from the training pairs where `val_fraction` or `test_fraction` asks for it; where these
+    cannot be divided there is no validation, and a note says so.
 
     Raises:
         DataError: Nothing was found, a name is ambiguous, or the manifest or a split setting is wrong.
@@ -57,10 +58,10 @@ def find_pairs(data: DataConfig) -> PairSet:
     if not found.pairs:
         raise DataError(_nothing_found(root, found))
 
-    pairs = _with_splits(_grouped(found.pairs, data), data)
+    pairs, notes = _with_splits(_grouped(found.pairs, data), data)
     if data.direction == "BtoA":
         pairs = [replace(pair, source=pair.target, target=pair.source) for pair in pairs]
-    return replace(found, pairs=tuple(pairs))
+    return replace(found, pairs=tuple(pairs), notes=tuple(notes))
 
 
 def _listed(root: Path, second: str | None) -> PairSet:
@@ -317,14 +318,15 @@ def _free_name(name: str, split: str, taken: set[tuple[str, str]]) -> str:
 
 
 def _grouped(pairs: Iterable[Pair], data: DataConfig) -> list[Pair]:
-    """Each pair with its group: the manifest's, else the pattern's, else its own name."""
-    group_of = _own_name if data.group_pattern is None else _by_pattern(data.group_pattern)
-    return [pair if pair.group else replace(pair, group=group_of(pair.name)) for pair in pairs]
-
-
-def _own_name(name: str) -> str:
-    """The name without the `~2` of a further target of the same source, which stays with the first."""
-    return re.sub(r"~[0-9]+$", "", name)
+    """Each pair with its group: the manifest's, else the pattern's, else the first name of its source."""
+    by_pattern = None if data.group_pattern is None else _by_pattern(data.group_pattern)
+    first: dict[ImageRef, str] = {}
+    grouped = []
+    for pair in pairs:
+        name = first.setdefault(pair.source, pair.name)  # further targets of a source stay with its first
+        group = pair.group or (name if by_pattern is None else by_pattern(pair.name))
+        grouped.append(replace(pair, group=group))
+    return grouped
 
 
 def _by_pattern(expression: str) -> Callable[[str], str]:
@@ -349,14 +351,28 @@ def _by_pattern(expression: str) -> Callable[[str], str]:
     return group_of
 
 
-def _with_splits(pairs: list[Pair], data: DataConfig) -> list[Pair]:
-    """Make the splits that are asked for and do not exist, then keep `max_pairs` training pairs."""
+def _with_splits(pairs: list[Pair], data: DataConfig) -> tuple[list[Pair], list[str]]:
+    """Make the splits that are asked for and do not exist, then keep `max_pairs` training pairs.
+
+    Returns:
+        The pairs, and a sentence where no validation split could be made.
+    """
     train = [pair for pair in pairs if pair.split == "train"]
     present = {pair.split for pair in pairs}
     moved: dict[str, str] = {}
+    notes: list[str] = []
     for split, share in (("test", data.test_fraction), ("val", data.val_fraction)):
         if share > 0 and split not in present and train:
             rest = [pair for pair in train if pair.name not in moved]
+            if len({pair.group for pair in rest}) < 2:
+                one = (
+                    "is only one training pair" if len(rest) == 1 else "are training pairs of one group only"
+                )
+                sentence = f"There {one} ({rest[0].group}), from which no {split} split can be set aside"
+                if split == "test":
+                    raise DataError(f"{sentence}; set data.test_fraction=0.")
+                notes.append(f"{sentence}: training goes without validation.")
+                continue
             chosen = _draw_groups(rest, wanted=round(share * len(train)), seed=data.split_seed, split=split)
             moved |= {pair.name: split for pair in rest if pair.group in chosen}
     kept = [pair for pair in train if pair.name not in moved]
@@ -370,19 +386,14 @@ def _with_splits(pairs: list[Pair], data: DataConfig) -> list[Pair]:
             result.append(pair)
         elif pair.name in moved:
             result.append(replace(pair, split=moved[pair.name]))
-    return sorted(result, key=lambda pair: SPLITS.index(pair.split))
+    return sorted(result, key=lambda pair: SPLITS.index(pair.split)), notes
 
 
 def _draw_groups(pairs: list[Pair], *, wanted: int, seed: int, split: str) -> set[str]:
-    """Whole groups of about `wanted` pairs together: at least one group, and at least one is left."""
+    """Of two groups or more, whole ones of about `wanted` pairs: at least one, and at least one is left."""
     sizes: dict[str, int] = {}
     for pair in pairs:
         sizes[pair.group] = sizes.get(pair.group, 0) + 1
-    if len(sizes) < 2:
-        raise DataError(
-            f"data.{split}_fraction is set, but the {len(pairs)} training pairs are all of one group "
-            f"({pairs[0].group!r}), which is never divided."
-        )
     order = sorted(sizes, key=lambda group: _rank(seed, split, group))
     chosen: set[str] = set()
     count = 0
@@ -395,4 +406,5 @@ def _draw_groups(pairs: list[Pair], *, wanted: int, seed: int, split: str) -> se
 
 def _rank(seed: int, purpose: str, name: str) -> bytes:
     """A seeded random order by hashing: stable over library versions, and little moved by added files."""
-    return hashlib.sha256(f"{seed}\0{purpose}\0{name}".encode()).digest()
+    text = f"{seed}\0{purpose}\0{name}"
+    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()

@@ -148,7 +148,7 @@ class TrainingImages(Dataset[Item]):
         return augment(
             x,
             y,
-            load_size=data.load_size,
+            load_size=data.load_sides,
             crop_size=data.crop_size,
             resize=data.resize,
             mirror=data.mirror,

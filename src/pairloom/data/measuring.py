@@ -14,7 +14,7 @@ from pairloom.config import DataConfig
 from pairloom.data.pairs import DataError, ImageRef, Pair, PairSet, evenly, training_pairs
 from pairloom.images import ImageError, ImageSpec
 from pairloom.palette import MAX_CLASSES, distinct_colours
-from pairloom.pixels import WHITE, Array
+from pairloom.pixels import WHITE, Array, described, keeps_alpha
 
 AUTO_LABEL_COLOURS = 64
 """Lossless training images with at most this many colours in all are label maps."""
@@ -75,7 +75,9 @@ def _measure(refs: Sequence[ImageRef], data: DataConfig, side: Literal["source",
         )
     except ImageError as error:
         raise DataError(f"The {side} images (data.{side}_*): {error}") from error
-    spec = replace(spec, alpha=data.alpha, page_axis=data.pages)
+    spec = replace(
+        spec, alpha="keep" if keeps_alpha(data.alpha, spec.dtype) else "white", page_axis=data.pages
+    )
     if palette_path is not None:
         _check_palette(palette_path, [refs[i] for i in spread], spec, side)
     return spec
@@ -125,9 +127,42 @@ def measure_losses(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: I
     return losses
 
 
+def alpha_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec) -> list[str]:
+    """A sentence for each side that loses an alpha channel which is not opaque, as far as a few images tell.
+
+    Raises:
+        ImageError: A file cannot be read.
+    """
+    notes = []
+    for side, spec in (("source", source_spec), ("target", target_spec)):
+        refs: list[ImageRef] = evenly([getattr(pair, side) for pair in pairs], NOTED_IMAGES)
+        flattened = sum(_is_flattened(ref, spec) for ref in refs)
+        if flattened:
+            notes.append(
+                f"The {side}'s alpha channel is laid over white, which changes pixels in {flattened} of "
+                f"{len(refs)} images; data.alpha=keep makes it a channel."
+            )
+    return notes
+
+
+def _is_flattened(ref: ImageRef, spec: ImageSpec) -> bool:
+    if spec.alpha == "keep" or not images.has_alpha(ref.path):
+        return False
+    white, kept = ref.read(spec), ref.read(replace(spec, alpha="keep"))
+    return not np.array_equal(white, kept[..., : white.shape[2]])
+
+
 def spec_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec) -> list[str]:
-    """The sentences of `measure_losses`."""
-    return [loss.sentence for loss in measure_losses(pairs, source_spec, target_spec)]
+    """What the files lose as they become tensors: the sentences of `alpha_notes` and `measure_losses`.
+
+    Raises:
+        DataError: A file does not suit its spec.
+        ImageError: A file cannot be read.
+    """
+    return [
+        *alpha_notes(pairs, source_spec, target_spec),
+        *(loss.sentence for loss in measure_losses(pairs, source_spec, target_spec)),
+    ]
 
 
 def _mean_of(figure: Callable[[Array, ImageSpec], float], refs: Sequence[ImageRef], spec: ImageSpec) -> float:
@@ -143,15 +178,17 @@ def _mean_of(figure: Callable[[Array, ImageSpec], float], refs: Sequence[ImageRe
 
 def _alike(refs: Iterable[ImageRef], data: DataConfig) -> Iterator[Array]:
     """Read one after the other; all must have the channels and the type of the first."""
-    first: tuple[ImageRef, int, str] | None = None
+    first: tuple[ImageRef, str] | None = None
     for ref in refs:
         array = ref.read(data)
-        found = ref, array.shape[2], array.dtype.name
+        found = ref, described(array.shape[2], array.dtype.name)
         first = first or found
-        if found[1:] != first[1:]:
+        if found[1] != first[1]:
+            transparency = images.has_alpha(ref.path) != images.has_alpha(first[0].path)
+            hint = "; data.alpha=white takes their alpha channels away" if transparency else ""
             raise DataError(
-                f"{ref} has {found[1]} channels of {found[2]}, but {first[0]} has {first[1]} of {first[2]}; "
-                "all images of one side must have the same."
+                f"{ref} has {found[1]}, but {first[0]} has {first[1]}; all images of one side must have the "
+                f"same{hint}."
             )
         yield array
 

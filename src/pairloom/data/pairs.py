@@ -53,7 +53,7 @@ class ImageRef:
 
         Args:
             how: What says what becomes of alpha and of further pages: the spec, or before there is one, the
-                settings. None: alpha is laid over white, and pages are channels.
+                settings. None: alpha as with "auto", and pages are channels.
 
         Raises:
             ImageError: The file cannot be read.
@@ -100,11 +100,14 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """All pairs of a data set, in natural order of their names, and a sentence for each file left out."""
+    """All pairs of a data set, in natural order of their names, and what is to be said of them."""
 
     layout: Literal["side-by-side", "two folders", "manifest"]
     pairs: tuple[Pair, ...]
     unpaired: tuple[str, ...]
+    """A sentence for each file left out."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the splits."""
 
     def split(self, name: str) -> tuple[Pair, ...]:
         """The pairs of "train", "val" or "test"."""
@@ -187,5 +190,6 @@ def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
             except OSError as error:
                 raise DataError(f"{ref.path} is no longer readable ({error.strerror}).") from error
             parts += [ref.path.name, str(ref.half), str(size)]
-        digest.update("\0".join(parts).encode() + b"\n")
+        # The names of files are bytes, which need not be UTF-8.
+        digest.update("\0".join(parts).encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()[:16]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pairloom.data.sample_layout import PALETTE, Layout, Part, Seed, check_size, draw_layout, overlap
 from pairloom.data.sample_photo import draw_photo
+from pairloom.formats import write_image, writing_whole
 
 __all__ = [
     "PALETTE",
@@ -74,6 +74,7 @@ def write_sample_set(out: Path, *, count: int, size: int, seed: int) -> Path:
 
     Raises:
         ValueError: `size`, `count` or `seed` is out of range, or `out` holds something else.
+        ImageError: A file cannot be written; the same call goes on when there is room.
     """
     check_size(size)
     if count < 3:
@@ -86,18 +87,17 @@ def write_sample_set(out: Path, *, count: int, size: int, seed: int) -> Path:
     _check_folder(out, readme)
     out.mkdir(parents=True, exist_ok=True)
     # The README goes first: it marks the folder as ours, so an interrupted writing can be started again.
-    (out / "README.txt").write_text(readme, encoding="utf-8")
-    (out / "palette.txt").write_text(
-        "".join(f"{_triple(rgb)},{name}\n" for name, rgb in PALETTE), encoding="utf-8"
-    )
+    palette = "".join(f"{_triple(rgb)},{name}\n" for name, rgb in PALETTE)
+    for name, text in (("README.txt", readme), ("palette.txt", palette)):
+        with writing_whole(out / name) as file:
+            file.write(text.encode())
     held_out = max(1, round(count / 10))
     splits = ["train"] * (count - 2 * held_out) + ["val"] * held_out + ["test"] * held_out
     digits = max(4, len(str(count)))
     for index, split in enumerate(splits):
         (out / split).mkdir(exist_ok=True)
-        pair = Image.fromarray(np.concatenate(draw_pair(seed, index, size), axis=1))
-        # Level 3 is twice as fast as the default for 5 % more bytes.
-        pair.save(out / split / f"{index + 1:0{digits}}.png", compress_level=3)
+        pair = np.concatenate(draw_pair(seed, index, size), axis=1)
+        write_image(out / split / f"{index + 1:0{digits}}.png", pair)
     return out
 
 

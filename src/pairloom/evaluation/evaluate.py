@@ -255,7 +255,7 @@ def _table(out: Path) -> Iterator[Callable[[dict[str, str | float]], None]]:
     """per_image.csv, a flushed line at a time under another name, renamed when whole."""
     out.mkdir(parents=True, exist_ok=True)
     partial = out / "per_image.partial.csv"
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer: csv.DictWriter[str] | None = None
 
         def write(row: dict[str, str | float]) -> None:

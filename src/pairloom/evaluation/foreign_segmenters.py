@@ -16,8 +16,11 @@ from pairloom.evaluation.segmenter import (
     RGB_8_BIT,
     ClassMap,
     Photo,
+    PixelClassifier,
+    Segmenter,
     SegmenterError,
     photo_tensor,
+    read_label_spec,
     resized_logits,
 )
 from pairloom.images import ImageSpec
@@ -154,3 +157,27 @@ def _session(path: Path) -> Any:
         return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions have no common base
         raise SegmenterError(f"{path}: is not an ONNX model that onnxruntime can read.") from error
+
+
+def load_segmenter(
+    path: str | Path, palette: str | Path | None = None, *, device: str = "auto"
+) -> PixelClassifier:
+    """A segmenter from a file: one of ours, or somebody's own .onnx with a palette of its classes.
+
+    Raises:
+        SegmenterError: An .onnx file without a palette, or the reverse.
+        CheckpointError: The file is none of ours.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".onnx":
+        if palette is not None:
+            raise SegmenterError(
+                f"{path}: knows its classes, so the palette {palette} is not used; leave it out."
+            )
+        return Segmenter.load(path, device=device)
+    if palette is None:
+        raise SegmenterError(
+            f"{path}: an .onnx segmenter does not say what its classes are; give a palette, a text file with "
+            "one class a line, `r,g,b[,name]`, in the order of its scores."
+        )
+    return OnnxSegmenter(path, read_label_spec(palette))

@@ -67,7 +67,8 @@ def render(template: str, page: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(page)
+    text = environment.get_template(template).render(page)
+    return text.encode(errors="backslashreplace").decode()  # the names of files need not be text
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,194 @@
+"""Translating files: folders in, folders out, each result in a container that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pairloom import config as configs
+from pairloom import images
+from pairloom.images import Array, ImageError
+from pairloom.translator import Samples, Translator
+
+
+def find_images(
+    inputs: Iterable[str | Path], *, besides: str | Path | None = None
+) -> list[tuple[Path, Path]]:
+    """(file, name under the output folder) for each image in files and folders, folders searched in depth.
+
+    Args:
+        inputs: Files and folders.
+        besides: The output folder: where it lies in a folder that is searched, it is left out.
+
+    Raises:
+        ImageError: A path is missing, or a folder holds no images.
+    """
+    found: list[tuple[Path, Path]] = []
+    for given in map(Path, inputs):
+        if given.is_dir():
+            inside = [given / name for name in sorted(_names(given, besides))]
+            if not inside:
+                kinds = " ".join(sorted(images.SUFFIXES))
+                raise ImageError(f"{given}: the folder holds no images ({kinds}).")
+            found += [(p, p.relative_to(given)) for p in inside]
+        elif given.exists():
+            found.append((given, Path(given.name)))
+        else:
+            raise ImageError(f"{given}: there is no such file or folder.")
+    return found
+
+
+def _names(folder: Path, besides: str | Path | None) -> Iterator[Path]:
+    """The images in a folder and below, relative to it; nothing hidden, and nothing in `besides` if below."""
+    whole = folder.resolve()
+    out = Path(besides or folder).resolve()
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        left_out = whole in out.parents and (whole / name).is_relative_to(out)
+        if not hidden and not left_out and path.suffix.lower() in images.SUFFIXES and path.is_file():
+            yield name
+
+
+def scale_hint(translator: Translator, file: Path) -> str | None:
+    """A sentence when an image is of quite another scale than the model's training crops; else None."""
+    data = translator.config.data
+    crop = configs.height_width(data.crop_size)
+    try:
+        shape = images.image_shape(file)
+    except ImageError:  # it will be reported when its turn comes
+        return None
+    ratio = max(a / b for a, b in zip(shape, crop, strict=True))
+    if data.resize == "shorter":
+        ratio = min(shape) / min(crop)
+    if data.resize == "none" or 1 / 1.5 < ratio < 1.5:
+        return None
+    return (
+        f"Note: {file} is {shape[1]}x{shape[0]} pixels, and the model was trained on pairs resized to about "
+        f"{crop[1]}x{crop[0]}; --scale training translates at that scale and keeps the image's size."
+    )
+
+
+def translate_files(
+    translator: Translator,
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    *,
+    seed: int = 0,
+    samples: int = 1,
+    batch_size: int = 1,
+    scale: Literal["native", "training"] = "native",
+) -> Iterator[Path]:
+    """Translate files and folders into `out`, yielding each file as it is written.
+
+    Size and name follow the source; dtype, range and channels the target. A container that cannot hold that
+    losslessly is replaced: PNG, else TIFF. With several samples, NAME-1, NAME-2, ..., NAME-mean, and
+    NAME-spread, a float32 TIFF (see `Samples`). A file that cannot be read does not stop the others.
+
+    Args:
+        translator: The model.
+        inputs: Files and folders; where `out` lies in one, it is left out.
+        out: A folder; made if absent.
+        seed: Of z.
+        samples: Translations of each image.
+        batch_size: Images of one size translated together.
+        scale: native, at the image's own pixels; training, resized as the training pairs were and back again.
+
+    Raises:
+        ValueError: samples or batch_size is below 1.
+        ImageError: Before the first: two results would have one name, or one the name of a file that is there
+            already, in a folder that images are read from. After all others are done: which files could not
+            be translated and why, a line each.
+    """
+    for name, value in (("samples", samples), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more.")
+    out = Path(out)
+    spec = translator.target_spec
+    work = [
+        (file, out / name.with_suffix(images.output_suffix(name.suffix, spec)))
+        for file, name in find_images(inputs, besides=out)
+    ]
+    _refuse_collisions(work, samples)
+    faults: list[str] = []
+    waiting: list[tuple[Array, Path]] = []
+
+    def flush() -> Iterator[Path]:
+        if waiting:
+            x = torch.stack([images.to_tensor(array, translator.source_spec) for array, _ in waiting])
+            outputs = [_at_scale(translator, x, scale, seed=seed, sample=s).cpu() for s in range(samples)]
+            for (_, path), of_one in zip(waiting, torch.stack(outputs, dim=1), strict=True):
+                for ending, array in Samples.of(of_one, spec).named():
+                    yield _write(_result(path, ending), array)
+            waiting.clear()
+
+    for file, path in work:
+        try:
+            array = translator.pixels(file)
+            images.to_tensor(array[:1, :1], translator.source_spec)  # the right dtype and channels?
+        except ImageError as error:
+            faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+            continue
+        if waiting and (len(waiting) == batch_size or waiting[0][0].shape != array.shape):
+            yield from flush()
+        waiting.append((array, path))
+    yield from flush()
+    if faults:
+        if len(work) > 1:
+            others = "; the others were." if len(faults) < len(work) else "."
+            faults.append(f"{len(faults)} of {len(work)} images could not be translated{others}")
+        raise ImageError("\n".join(faults))
+
+
+def _at_scale(translator: Translator, x: Tensor, scale: str, *, seed: int, sample: int) -> Tensor:
+    height, width = x.shape[-2:]
+    data = translator.config.data
+    if scale == "native" or data.resize == "none":
+        return translator.translate_tensor(x, seed=seed, sample=sample)
+    side = configs.height_width(data.crop_size)
+    if data.resize == "shorter":
+        ratio = min(side) / min(height, width)
+        side = (max(round(height * ratio), 1), max(round(width * ratio), 1))
+    resized = images.resize(x, side, labels=translator.source_spec.kind == "labels")
+    y_hat = translator.translate_tensor(resized, seed=seed, sample=sample)
+    return images.resize(y_hat, (height, width), labels=translator.target_spec.kind == "labels")
+
+
+def _result(path: Path, ending: str) -> Path:
+    """Where a result goes; a spread is a float32 TIFF whatever holds the image itself."""
+    return path.with_name(f"{path.stem}{ending}{'.tif' if ending == '-spread' else path.suffix}")
+
+
+def _refuse_collisions(work: list[tuple[Path, Path]], samples: int) -> None:
+    """Raise an ImageError if a result would replace another one, or anything in a folder with sources."""
+    endings = [""] if samples == 1 else [*(f"-{s + 1}" for s in range(samples)), "-mean", "-spread"]
+    folders = {file.parent.resolve() for file, _ in work}
+    first: dict[Path, Path] = {}
+    for file, path in work:
+        for result in (_result(path, ending) for ending in endings):
+            if result in first:
+                raise ImageError(
+                    f"{file} and {first[result]}: both would be written to {result}; "
+                    "translate them separately."
+                )
+            first[result] = file
+            if result.exists() and result.parent.resolve() in folders:
+                raise ImageError(
+                    f"{result}: is there already, in a folder that images are read from, and the translation "
+                    f"of {file} would overwrite it; choose another --out."
+                )
+
+
+def _write(path: Path, array: Array) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(
+            f"{path.parent}: cannot be made ({error.strerror}); choose another --out."
+        ) from error
+    images.write_image(path, array)
+    return path
