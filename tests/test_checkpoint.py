@@ -10,6 +10,7 @@ import pickle
 import random
 import resource
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -337,6 +338,7 @@ def test_a_state_with_a_damaged_description_is_one_sentence(tiny_run, tmp_path):
 def on_a_small_disk(limit: int, *arguments: object) -> None:
     """The command line where no file can grow beyond `limit` bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as of a process that was started with a pipe
     cli(*arguments)
 
 

@@ -22,10 +22,11 @@ from pairloom.evaluation import metrics
 from pairloom.evaluation.colour import LabHistogram, intersection
 from pairloom.evaluation.confusion import confusion_matrix, scores
 from pairloom.evaluation.evaluate import evaluate
-from pairloom.evaluation.foreign_segmenters import FunctionSegmenter
+from pairloom.evaluation.foreign_segmenters import FunctionSegmenter, load_segmenter
 from pairloom.evaluation.segmenter import (
     SegmenterError,
 )
+from pairloom.evaluation.segmenter_training import train_segmenter
 from pairloom.evaluation.summary import EvaluationError, Summary
 from pairloom.evaluation.trunks import TrunkError
 from pairloom.palette import nearest
@@ -210,6 +211,28 @@ def test_label_to_photo_is_scored_by_a_segmenter(tmp_path: Path) -> None:
     assert section.figures["ceiling"]["scores"]["pixel_accuracy"] > 0.85
     assert section.figures["images"] == 4
     assert "real photos" in section.words
+
+
+def test_a_segmenter_of_another_scale_is_told(tmp_path: Path) -> None:
+    run = label_run(tmp_path, direction="BtoA")
+    model = Translator.load(run)
+    for side, told in ((64, True), (32, False)):  # the model's crop is 32
+        file = train_segmenter(
+            replace(model.config.data, crop_size=side, load_size="crop"),
+            tmp_path / str(side),
+            trunk="own",
+            steps=1,
+            batch_size=2,
+        )
+        summary = evaluate(run, out=tmp_path / "out", segmenter=load_segmenter(file))
+        assert ("train one with --size 32" in summary.sections["fcn_score"].words) == told
+
+
+def test_an_onnx_segmenter_needs_a_palette_and_ours_none(tmp_path: Path) -> None:
+    with pytest.raises(SegmenterError, match=r"judge\.onnx: .*give a palette"):
+        load_segmenter(tmp_path / "judge.onnx")
+    with pytest.raises(SegmenterError, match="knows its classes"):
+        load_segmenter(tmp_path / "segmenter.safetensors", tmp_path / "palette.txt")
 
 
 def test_a_segmenter_without_training_photos_has_no_floor(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -321,7 +322,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     name, rest = _command(arguments)
     command = COMMANDS[name]
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # the names of files need not be text
+        with contextlib.suppress(OSError):  # what cannot be flushed is reported when something is said
+            sys.stdout.reconfigure(errors="backslashreplace")  # the names of files need not be text
     warnings.simplefilter("ignore" if not os.environ.get("PAIRLOOM_DEBUG") else "default")
     try:
         if command in OWN_PARSER:

@@ -114,6 +114,7 @@ def resolve(config: Config, source_spec: ImageSpec, target_spec: ImageSpec, devi
         precision = "bf16" if has_bf16(device) else "fp32"
     return replace(
         config,
+        data=replace(config.data, load_size=config.data.load_sides),
         generator=replace(
             g,
             source_channels=source_spec.tensor_channels,
@@ -147,6 +148,10 @@ def _introduce(
 ) -> None:
     counts = ", ".join(f"{len(pairs.split(s))} {s}" for s in ("train", "val", "test") if pairs.split(s))
     console.say(f"Pairs: {counts} ({pairs.layout}); {len(pairs.unpaired)} files without a partner.")
+    for note in pairs.notes:
+        console.say(note)
+    if jitter := configs.jitter_note(config.data):
+        console.say(f"Warning: {jitter}")
     console.say(f"Source: {source.words()}")
     console.say(f"Target: {target.words()}")
     for note in spec_notes(pairs.split("train"), source, target):

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -97,7 +96,7 @@ def write_report(run: str | Path, *, evaluation: Path | None = None) -> Path:
         "ranked_by": ranking(rows),
         "scale": [to_hex(MAP_COLOURS(v / 4)) for v in range(5)],
         "notes": notes,
-        "evaluation_page": _below(run, folder / "evaluation.html"),
+        "evaluation_page": folder / "evaluation.html" if (folder / "evaluation.html").exists() else None,
         "metrics": names,
         "better": BETTER,
         "who": WHO,
@@ -129,12 +128,6 @@ def _evaluate(
     except (ValueError, OSError) as error:
         notes.append(f"The model could not be evaluated. {error}")
         return None
-
-
-def _below(run: Path, page: Path) -> str | None:
-    """The page's address as the report has it, if it lies in the run directory."""
-    there = page.is_relative_to(run) and page.exists()
-    return quote(page.relative_to(run).as_posix()) if there else None
 
 
 def _warnings(lines: Sequence[dict[str, Any]]) -> dict[str, list[int]]:

@@ -6,7 +6,7 @@ images do not allow (too few, too small, no RGB) becomes the sentence that says 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pairloom import images
+from pairloom.config import height_width
 from pairloom.data import Pair, evenly
 from pairloom.evaluation import metrics
 from pairloom.evaluation.colour import LabHistogram, figure, intersection
@@ -27,7 +28,7 @@ from pairloom.evaluation.label_score import LabelScorer
 from pairloom.evaluation.ladder import draw, ladder
 from pairloom.evaluation.perceptual import Dists, Lpips
 from pairloom.evaluation.retrieval import layout, retrieval
-from pairloom.evaluation.segmenter import PixelClassifier, SegmenterError
+from pairloom.evaluation.segmenter import PixelClassifier, Segmenter, SegmenterError
 from pairloom.evaluation.sliced_wasserstein import Patches, sliced_wasserstein
 from pairloom.evaluation.spectrum import Spectrum, spectrum_report
 from pairloom.evaluation.summary import Section
@@ -295,10 +296,11 @@ class Labels:
 class Recognised:
     """FCN-score: what a segmenter of real photos finds in the outputs (Section 4.1)."""
 
-    def __init__(self, segmenter: PixelClassifier, mean_photo: Tensor, source_spec: ImageSpec) -> None:
-        self._segmenter, self._source_spec = segmenter, source_spec
+    def __init__(self, segmenter: PixelClassifier, mean_photo: Tensor, translator: Translator) -> None:
+        self._segmenter, self._source_spec = segmenter, translator.source_spec
         self._scorer = FcnScorer(segmenter, mean_photo)
         self._distances: list[float] = []
+        self._remarks = list(_another_scale(segmenter, translator))
 
     def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
         """See one pair; the label map is read anew, at its own size."""
@@ -311,12 +313,27 @@ class Recognised:
         """The score between its floor and its ceiling."""
         found = self._scorer.result()
         far = sum(self._distances) / len(self._distances)
-        words = found.words().rstrip()
+        lines = [found.words().rstrip(), *self._remarks]
         if far > 0:
-            words += (
-                f"\nThe label maps' pixels lie {far:.3g} file values on average from their class's colour."
+            lines.append(
+                f"The labels' pixels lie {far:.3g} file values on average from their class's colour."
             )
-        return Section(title="FCN-score", words=words, figures={**found.to_dict(), "palette_distance": far})
+        figures = {**found.to_dict(), "palette_distance": far}
+        return Section(title="FCN-score", words="\n".join(lines), figures=figures)
+
+
+def _another_scale(segmenter: PixelClassifier, translator: Translator) -> Iterator[str]:
+    """A sentence when a segmenter of ours learned from photos of another size than these."""
+    learned = segmenter.provenance.get("geometry") if isinstance(segmenter, Segmenter) else None
+    if learned is None:
+        return
+    sizes = [height_width(v) for v in (learned["crop_size"], translator.config.data.crop_size)]
+    if sizes[0] != sizes[1]:
+        (height, width), (h, w) = sizes
+        yield (
+            f"The segmenter learned from photos of {width}x{height} pixels, and these are {w}x{h}: it sees "
+            f"less than it could; train one with --size {w}."
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -386,7 +403,7 @@ def choose_looks(
         looks["labels"] = Labels(spec)
     else:
         if segmenter is not None:
-            looks["fcn_score"] = Recognised(segmenter, _mean_photo(train_targets), translator.source_spec)
+            looks["fcn_score"] = Recognised(segmenter, _mean_photo(train_targets), translator)
         looks["set"] = Sets(learned.extractors, learned.missing)
         rgb = spec.channels == 3
         if rgb:
