@@ -424,3 +424,69 @@ def test_a_result_that_would_replace_a_neighbour_of_its_source(tiny_run, tmp_pat
     sentence = refused("translate", tiny_run, tmp_path / "picture.jpg", "--out", tmp_path)
     assert sentence.startswith(f"{tmp_path / 'picture.png'}: is there already")
     assert (tmp_path / "picture.png").read_bytes() == before
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Judging
+
+
+def test_what_judges_is_not_there_or_something_else(tiny_run, tiny_data, tmp_path, refused):
+    evaluate = ["evaluate", tiny_run, tiny_data, "--out", tmp_path / "out"]
+    gone = tmp_path / "gone.safetensors"
+    assert refused(*evaluate, "--segmenter", gone).startswith(f"{gone}: there is no such file")
+    generator = tiny_run / "generator.safetensors"
+    sentence = refused(*evaluate, "--segmenter", generator)
+    assert sentence.startswith(f"{generator}: is a generator, which names no classes")
+    assert refused(*evaluate, "--weights", tmp_path / "nowhere").startswith(
+        f"{tmp_path / 'nowhere'}: there is no"
+    )
+    onnx = tmp_path / "judge.onnx"
+    onnx.write_bytes(b"no model")
+    assert "give a palette" in refused(*evaluate, "--segmenter", onnx)
+    assert refused(*evaluate, "--split", "test", "--out", tiny_data).startswith(
+        f"{tiny_data}: lies in the data"
+    )
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_models_that_cannot_be_compared(tiny_run, tmp_path, refused):
+    assert "give two or more" in refused("compare", tiny_run, "--out", tmp_path / "out")
+    gone = tmp_path / "gone"
+    assert refused("compare", tiny_run, gone, "--out", tmp_path / "out").startswith(
+        f"{gone}: there is no such file"
+    )
+
+
+def test_photos_without_label_maps_make_no_segmenter(tmp_path, refused):
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        noise = rng.integers(0, 256, (40, 80, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i}.png")
+    sentence = refused("segmenter", "train", tmp_path, "--out", tmp_path.parent / "judge", "--size", 32)
+    assert "neither the source nor the target images consist of few colours" in sentence
+
+
+def test_a_segmenter_is_trained_and_judges(tmp_path, capsys):
+    data, run, judge = tmp_path / "data", tmp_path / "run", tmp_path / "judge"
+    main(["data", "sample", str(data), "--count", "10", "--size", "64"])
+    main(["train", str(data), "--out", str(run), "--preset", "tiny", "--training.steps", "1"])
+    main(
+        [
+            "segmenter",
+            "train",
+            str(data),
+            "--out",
+            str(judge),
+            "--size",
+            "32",
+            "--epochs",
+            "1",
+            "--trunk",
+            "own",
+        ]
+    )
+    assert f"--segmenter {judge / 'segmenter.safetensors'}" in capsys.readouterr().out
+    main(["evaluate", str(run), str(data), "--out", str(tmp_path / "out"), "--segmenter", str(judge)])
+    said = capsys.readouterr().out
+    assert "FCN-score by FCN-8s on own" in said
+    assert str(tmp_path / "out" / "evaluation.html") in said

@@ -104,7 +104,9 @@ def test_the_models_row_of_the_ladder_is_the_models_figure(evaluated: tuple[Path
 def test_the_noise_is_measured_where_there_is_one(
     run: Path, evaluated: tuple[Path, Summary], tmp_path: Path
 ) -> None:
-    assert evaluated[1].sections["noise"].figures["samples"] == 4
+    section = evaluated[1].sections["noise"]
+    assert section.figures["samples"] == 4
+    assert section.svg.count("where the translations of test-") == 4
     still = Translator.load(run, dropout=False)
     assert "noise" not in evaluate(still, out=tmp_path / "still").sections
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
@@ -56,6 +57,17 @@ class Triptych:
     name: str
     pictures: tuple[Picture, ...]
     numbers: str = ""
+
+
+def render_views(pictures: Sequence[Picture]) -> Markup:
+    """Pictures in a row, as markup for a section."""
+    views = Markup("").join(
+        Markup(
+            '<div class="view"><img src="{}" width="{}" height="{}" alt="{}"><span>{}</span></div>'
+        ).format(p.uri, p.width, p.height, p.alt, p.label)
+        for p in pictures
+    )
+    return Markup('<div class="views wide" style="--n: {}">{}</div>').format(len(pictures), views)
 
 
 def render(template: str, page: dict[str, Any]) -> str:
@@ -161,8 +173,13 @@ def difference_map(y_hat: Tensor, y: Tensor) -> Rgb:
 
     Shapes: (C, H, W) twice -> (H, W, 3).
     """
-    share = ((y_hat - y).abs().mean(0) / DIFFERENCE_OF_WHITE).clamp(0, 1)
-    shown: Rgb = (colormaps["magma"](share.numpy())[..., :3] * 255).round().astype(np.uint8)
+    return heat((y_hat - y).abs().mean(0), full=DIFFERENCE_OF_WHITE)
+
+
+def heat(values: Tensor, *, full: float) -> Rgb:
+    """A map of amounts, from black at 0 to nearly white at `full`. Shapes: (H, W) -> (H, W, 3)."""
+    share = (values / full).clamp(0, 1).numpy()
+    shown: Rgb = (colormaps["magma"](share)[..., :3] * 255).round().astype(np.uint8)
     return shown
 
 

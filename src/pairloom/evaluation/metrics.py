@@ -193,7 +193,8 @@ def _nan_of_each(output: Tensor) -> Tensor:
 
 
 def _from_0_to_1(values: Tensor) -> Tensor:
-    return (values.float() + 1) / 2
+    # channels_last, in which the windows' convolution takes half the time and gives the same numbers.
+    return ((values.float() + 1) / 2).contiguous(memory_format=torch.channels_last)
 
 
 def _each(values: Tensor) -> Tensor:

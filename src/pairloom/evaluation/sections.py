@@ -24,6 +24,7 @@ from pairloom.evaluation.controls import MODEL, PerImage, PerSet
 from pairloom.evaluation.diversity import diversity
 from pairloom.evaluation.fcn_score import FcnScorer
 from pairloom.evaluation.features import Extractor, frechet, kid
+from pairloom.evaluation.gallery import heat, picture, render_views
 from pairloom.evaluation.label_score import LabelScorer
 from pairloom.evaluation.ladder import draw, ladder
 from pairloom.evaluation.perceptual import Dists, Lpips
@@ -240,18 +241,19 @@ class _Kid:
         self._known: dict[int, Tensor] = {}
 
     def __call__(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
-        rows = [
-            [self._features(image, keep=side) for image in images_]
-            for side, images_ in enumerate((outputs, targets))
-        ]
-        return kid(*(torch.cat(side) for side in rows), paired=len(rows[0]) == len(rows[1])).value
+        if {id(image) for image in outputs} == {id(image) for image in targets}:
+            outputs = targets  # a set has no order, and an image is left out of its own company
+        a = torch.cat([self._features(image, keep=False) for image in outputs])
+        b = torch.cat([self._features(image, keep=True) for image in targets])
+        return kid(a, b, paired=len(a) == len(b)).value
 
-    def _features(self, image: Tensor, *, keep: int) -> Tensor:
-        if not keep:
-            return self._extractor(image[None])
-        if id(image) not in self._known:
-            self._known[id(image)] = self._extractor(image[None])
-        return self._known[id(image)]
+    def _features(self, image: Tensor, *, keep: bool) -> Tensor:
+        if id(image) in self._known:
+            return self._known[id(image)]
+        features = self._extractor(image[None])
+        if keep:
+            self._known[id(image)] = features
+        return features
 
 
 class Noise:
@@ -260,21 +262,30 @@ class Noise:
     def __init__(self, translator: Translator, chosen: Sequence[Pair], *, samples: int, seed: int) -> None:
         self._translator, self._chosen = translator, set(chosen)
         self._samples, self._seed = samples, seed
+        self._names: list[str] = []
         self._sources: list[Tensor] = []
         self._targets: list[Tensor] = []
 
     def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
         """See one pair."""
         if pair in self._chosen:
+            self._names.append(pair.name)
             self._sources.append(x)
             self._targets.append(y)
 
     def section(self) -> Section:
-        """Spread and mean pairwise distance."""
+        """Spread, with its maps, and mean pairwise distance."""
         found = diversity(
             self._translator, self._sources, self._targets, samples=self._samples, seed=self._seed
         )
-        return Section(title="Noise", words=found.words(), figures=found.to_dict())
+        full = max(float(spread.max()) for spread in found.maps) or 1.0
+        shown = [
+            picture(heat(spread, full=full), name, f"where the translations of {name} differ")
+            for name, spread in zip(self._names, found.maps, strict=False)
+        ]
+        legend = f"The maps: black, the samples agree; white, a deviation of {full:.2f} on [-1, 1]."
+        words = f"{found.words().rstrip()}\n{legend}"
+        return Section(title="Noise", words=words, figures=found.to_dict(), svg=str(render_views(shown)))
 
 
 class Labels:
