@@ -23,7 +23,7 @@ from pairloom.translator import Translator
 
 COUNT, SIZE, SEED = 500, 128, 0
 """Pairs of the sample set, their side in pixels, and its seed."""
-TRAINING_SECONDS = 340
+TRAINING_SECONDS = 290
 """A slower machine trains fewer steps, so that the whole stays below eight minutes; but
 never fewer than `MIN_STEPS`, below which the pictures are no use."""
 MIN_STEPS = 700
@@ -48,7 +48,8 @@ def run_demo(out: Path) -> Path:
 
     _say("3/4  Translating the test pairs, which the training has not seen.")
     summary = evaluate(run, data, split="test", out=run / "evaluation")
-    print(summary.words())
+    print(summary.words(whole=False))
+    print(f"All figures, beside controls, with difference maps: {run / 'evaluation' / 'evaluation.html'}")
     moved = move_window(Translator.load(run))
     moved.picture().save(run / "moved-window.png")
     print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -344,7 +345,7 @@ def trial_seconds_per_step(config: Config, device: torch.device, trials: int = 3
         next(iter(logs.values())).item()  # wait for the device
         seconds.append(time.perf_counter() - started)
     torch.set_rng_state(rng_state)
-    return min(seconds)
+    return statistics.median(seconds)  # the first warms up, and a shared machine has its moods
 
 
 # ------------------------------------------------------------------------------------------------------------

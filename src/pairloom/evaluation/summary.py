@@ -57,8 +57,8 @@ class Summary:
         """Which pairs the figures are of."""
         return "data without splits" if self.settings.get("unsplit") else f"{self.settings['split']} split"
 
-    def words(self) -> str:
-        """Aligned plain-text tables, the sections, and the remarks below."""
+    def words(self, *, whole: bool = True) -> str:
+        """Aligned plain-text tables, the sections, and the remarks below; not whole: only means and remarks."""
         count = self.settings["pairs"]
         pairs = "1 pair" if count == 1 else f"{count} pairs"
         head = f"{self.where}, {pairs}: mean over images [95 % interval]"
@@ -72,13 +72,13 @@ class Summary:
                 row = (interval_words(name, d[name], sign="+") for d in self.differences.values())
                 table.append([name, *row])
             lines += ["", *aligned(table)]
-        if self.channels:
+        if self.channels and whole:
             names = list(next(iter(self.channels.values())))
             table = [["channel", *names]]
             for metric, row_ in self.channels.items():
                 table.append([metric, *(interval_words(metric, row_[name]) for name in names)])
             lines += ["", *aligned(table)]
-        for section in self.sections.values():
+        for section in self.sections.values() if whole else ():
             lines += ["", section.title, *section.words.rstrip().splitlines()]
         return "\n".join([*lines, "", *self.remarks]).rstrip() + "\n"
 
