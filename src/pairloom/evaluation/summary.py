@@ -58,7 +58,7 @@ class Summary:
         return "data without splits" if self.settings.get("unsplit") else f"{self.settings['split']} split"
 
     def words(self, *, whole: bool = True) -> str:
-        """Aligned plain-text tables, the sections, and the remarks below; not whole: only means and remarks."""
+        """Aligned plain-text tables, the sections, and the remarks; not whole: the means and the remarks."""
         count = self.settings["pairs"]
         pairs = "1 pair" if count == 1 else f"{count} pairs"
         head = f"{self.where}, {pairs}: mean over images [95 % interval]"
