@@ -23,6 +23,7 @@ from pairloom.evaluation.colour import LabHistogram, intersection
 from pairloom.evaluation.confusion import confusion_matrix, scores
 from pairloom.evaluation.evaluate import evaluate
 from pairloom.evaluation.foreign_segmenters import FunctionSegmenter, load_segmenter
+from pairloom.evaluation.sections import Sets
 from pairloom.evaluation.segmenter import (
     SegmenterError,
 )
@@ -77,8 +78,25 @@ def test_the_set_figures(run: Path, evaluated: tuple[Path, Summary]) -> None:
     assert {"sliced Wasserstein", "spectrum", "retrieval"} <= set(section.figures)
     assert section.figures["retrieval"]["count"] == 12
     assert "at least 2,048 images" in section.words  # of the Frechet distance
-    found = section.figures.get("KID")
-    assert found is None or found["EfficientNet-Lite0"]["low"] < found["EfficientNet-Lite0"]["high"]
+    found = section.figures.get("KID, EfficientNet-Lite0")
+    assert found is None or found["low"] < found["value"] < found["high"]
+
+
+def test_what_one_figure_lacks_stops_no_other() -> None:
+    """Two channels: no network knows them, but patches, spectra and layouts do; and sizes may differ."""
+    rng = torch.Generator().manual_seed(0)
+    seen = Sets((), ["No features."])
+    for side in (64, 96) * 6:
+        y = torch.rand(2, side, side, generator=rng) * 2 - 1
+        seen.add(None, y, y, y)  # type: ignore[arg-type]
+    broken = torch.zeros(2, 4, 4)  # too small for patches and spectra
+    section = seen.section()
+    assert {"sliced Wasserstein", "spectrum", "retrieval"} == set(section.figures)
+    assert section.words.startswith("No features.")
+    seen.add(None, broken, broken, broken)  # type: ignore[arg-type]
+    after = seen.section()
+    assert {"retrieval"} == set(after.figures)
+    assert "4 px" in after.words
 
 
 def test_the_colours_are_those_of_outputs_and_targets(run: Path, evaluated: tuple[Path, Summary]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,15 +22,23 @@ from pairloom.evaluation.colour import LabHistogram, figure, intersection
 from pairloom.evaluation.controls import MODEL, PerImage, PerSet
 from pairloom.evaluation.diversity import diversity
 from pairloom.evaluation.fcn_score import FcnScorer
-from pairloom.evaluation.features import Extractor, frechet, kid
+from pairloom.evaluation.features import Extractor, kid
 from pairloom.evaluation.gallery import heat, picture, render_views
 from pairloom.evaluation.label_score import LabelScorer
 from pairloom.evaluation.ladder import draw, ladder
 from pairloom.evaluation.perceptual import Dists, Lpips
-from pairloom.evaluation.retrieval import layout, retrieval
 from pairloom.evaluation.segmenter import PixelClassifier, Segmenter, SegmenterError
+from pairloom.evaluation.set_figures import (
+    OUTPUTS,
+    TARGETS,
+    FeatureDistance,
+    FrechetDistance,
+    OwnTarget,
+    PatchDistance,
+    SetFigure,
+    Sharpness,
+)
 from pairloom.evaluation.sliced_wasserstein import Patches, sliced_wasserstein
-from pairloom.evaluation.spectrum import Spectrum, spectrum_report
 from pairloom.evaluation.summary import Section
 from pairloom.evaluation.trunks import TrunkError
 from pairloom.images import ImageSpec
@@ -54,14 +61,6 @@ class Look(Protocol):
         """What all of them show."""
 
 
-def _said(words: Callable[[], str]) -> str:
-    """The words, or the sentence that says why there are none."""
-    try:
-        return words().rstrip()
-    except ValueError as error:
-        return str(error)
-
-
 class Sets:
     """Outputs and targets as two sets: features, patches, spectra; and whether pairs find each other."""
 
@@ -72,70 +71,38 @@ class Sets:
             extractors: Of the features that KID and the Frechet distance compare.
             missing: A sentence for each that there might be.
         """
-        self.extractors, self._missing = extractors, missing
-        self._features: dict[str, tuple[list[Tensor], list[Tensor]]] = {e.name: ([], []) for e in extractors}
-        self._patches = Patches(), Patches()
-        self._spectra = Spectrum(), Spectrum()
-        self._layouts: tuple[list[Tensor], list[Tensor]] = ([], [])
-        self._faults: dict[str, None] = {}
+        self._missing = missing
+        collected = [FeatureDistance(extractor) for extractor in extractors]
+        self._looks: list[SetFigure] = [
+            *(look for features in collected for look in (features, FrechetDistance(features))),
+            PatchDistance(),
+            Sharpness(),
+            OwnTarget(),
+        ]
+        self._faults: dict[SetFigure, str] = {}
 
     def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
         """See one pair."""
-        for side, image in enumerate((y_hat, y)):
-            batch = image[None]
+        for look in self._looks:
             try:
-                for extractor in self.extractors:
-                    self._features[extractor.name][side].append(extractor(batch))
-                self._patches[side].add(batch)
-                self._spectra[side].add(batch)
-                self._layouts[side].append(layout(batch))
+                if look not in self._faults:
+                    look.add(OUTPUTS, y_hat[None])
+                    look.add(TARGETS, y[None])
             except ValueError as error:
-                self._faults[str(error)] = None
+                self._faults[look] = str(error)
 
     def section(self) -> Section:
         """KID, Frechet distance, sliced Wasserstein distance, power spectrum, retrieval."""
         figures: dict[str, Any] = {}
         lines = list(self._missing)
-
-        def of_features(extractor: Extractor) -> str:
-            outputs, targets = (torch.cat(side) for side in self._features[extractor.name])
-            found = kid(outputs, targets, paired=True)
-            figures.setdefault("KID", {})[extractor.name] = {
-                "value": found.value,
-                "low": found.low,
-                "high": found.high,
-                "settings": extractor.words,
-            }
-            return f"KID {found.value:.4f} [{found.low:.4f}, {found.high:.4f}] ({extractor.words})."
-
-        def of_distance(extractor: Extractor) -> str:
-            value = frechet(*(torch.cat(side) for side in self._features[extractor.name]))
-            figures.setdefault("Frechet distance", {})[extractor.name] = value
-            return f"Frechet distance {value:.2f} ({extractor.name})."
-
-        def of_patches() -> str:
-            distances = sliced_wasserstein(*self._patches)
-            figures["sliced Wasserstein"] = {str(side): value for side, value in distances.items()}
-            shown = ", ".join(f"{side} px: {1000 * value:.1f}" for side, value in distances.items())
-            return f"Sliced Wasserstein distance of 7 x 7 patches, times 1000, by scale: {shown}."
-
-        def of_spectra() -> str:
-            report = spectrum_report(*self._spectra)
-            figures["spectrum"] = report.to_dict()
-            return report.words()
-
-        def of_layouts() -> str:
-            found = retrieval(*(torch.cat(side) for side in self._layouts))
-            figures["retrieval"] = found.to_dict()
-            return found.words()
-
-        if self._faults:
-            lines += self._faults
-        else:
-            for extractor in self.extractors:
-                lines += [_said(partial(look, extractor)) for look in (of_features, of_distance)]
-            lines += [_said(words) for words in (of_patches, of_spectra, of_layouts)]
-        return Section(title="As a set", words="\n".join(lines), figures=figures)
+        for look in self._looks:
+            try:
+                found, words = ({}, self._faults[look]) if look in self._faults else look.found()
+            except ValueError as error:
+                found, words = {}, str(error)
+            figures |= found
+            lines.append(words.rstrip())
+        return Section(title="As a set", words="\n".join(dict.fromkeys(lines)), figures=figures)
 
 
 class Colour:
@@ -415,15 +382,20 @@ def choose_looks(
     else:
         if segmenter is not None:
             looks["fcn_score"] = Recognised(segmenter, _mean_photo(train_targets), translator)
-        looks["set"] = Sets(learned.extractors, learned.missing)
+        photographic = spec.channels in (1, 3)  # what networks that learned from photos take
         rgb = spec.channels == 3
+        looks["set"] = (
+            Sets(learned.extractors, learned.missing)
+            if photographic
+            else Sets((), [f"The targets have {spec.channels} channels: KID and the like take 1 or 3."])
+        )
         if rgb:
             looks["colour"] = Colour()
         looks["ladder"] = Controls(
             evenly(pairs, LADDER_PAIRS),
             train_targets,
             {"L1": metrics.l1, "PSNR": metrics.psnr, "SSIM": metrics.ssim, **learned.metrics},
-            learned.extractors[0] if learned.extractors and spec.channels in (1, 3) else None,
+            learned.extractors[0] if learned.extractors and photographic else None,
             source_spec=translator.source_spec,
             rgb=rgb,
         )
