@@ -18,10 +18,11 @@ import pairloom
 from conftest import tiny_config, write_pairs
 from pairloom import images
 from pairloom.data import find_pairs, load_pair
-from pairloom.evaluation import metrics
+from pairloom.evaluation import metrics, set_figures
 from pairloom.evaluation.colour import LabHistogram, intersection
 from pairloom.evaluation.confusion import confusion_matrix, scores
 from pairloom.evaluation.evaluate import evaluate
+from pairloom.evaluation.features import Extractor
 from pairloom.evaluation.foreign_segmenters import FunctionSegmenter, load_segmenter
 from pairloom.evaluation.sections import Sets
 from pairloom.evaluation.segmenter import (
@@ -181,6 +182,23 @@ def test_a_folder_without_the_weights_is_said_and_stops_nothing(run: Path, tmp_p
     words = summary.sections["set"].words
     assert all(name in words for name in ("alexnet", "vgg16", "inception"))
     assert "LPIPS" not in summary.metrics["model"]
+
+
+def test_large_sets_are_bounded_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(set_figures, "MOST_FOR_KID", 10)
+    monkeypatch.setattr(set_figures, "MOST_FOR_RETRIEVAL", 5)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(27, 8))
+    extractor = Extractor(net, name="pixels", dim=8, side_px=3)
+    features, own = set_figures.FeatureDistance(extractor), set_figures.OwnTarget()
+    images_ = torch.rand(12, 3, 3, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for image in images_:
+        for side in (set_figures.OUTPUTS, set_figures.TARGETS):
+            features.add(side, image[None])
+            own.add(side, torch.nn.functional.interpolate(image[None], size=32))
+    figures, words = features.found()
+    assert figures["KID, pixels"]["images"] == 10
+    assert "the first 10 images" in words
+    assert own.found()[0]["retrieval"]["count"] == 5
 
 
 # ------------------------------------------------------------------------------------------------------------

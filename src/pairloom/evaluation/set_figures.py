@@ -13,6 +13,10 @@ from pairloom.evaluation.sliced_wasserstein import Patches, sliced_wasserstein
 from pairloom.evaluation.spectrum import Spectrum, spectrum_report
 
 OUTPUTS, TARGETS = 0, 1
+MOST_FOR_KID = 5000
+"""KID compares all with all: of larger sets it takes the first so many."""
+MOST_FOR_RETRIEVAL = 2000
+"""Pairs among which an output looks for its own target; more are not kept."""
 
 
 class SetFigure(Protocol):
@@ -44,9 +48,12 @@ class FeatureDistance:
 
     def found(self) -> tuple[dict[str, Any], str]:
         """KID with its interval, each output's own target left out."""
-        kernel = kid(*self.features, paired=True)
-        figures = {"value": kernel.value, "low": kernel.low, "high": kernel.high}
+        outputs, targets = (features[:MOST_FOR_KID] for features in self.features)
+        kernel = kid(outputs, targets, paired=True)
+        figures = {"value": kernel.value, "low": kernel.low, "high": kernel.high, "images": len(outputs)}
         words = self.extractor.words
+        if len(outputs) < sum(map(len, self._features[OUTPUTS])):
+            words += f", the first {len(outputs)} images"
         return (
             {f"KID, {self.extractor.name}": figures | {"settings": words}},
             f"KID {kernel.value:.4f} [{kernel.low:.4f}, {kernel.high:.4f}] ({words}).",
@@ -112,7 +119,8 @@ class OwnTarget:
 
     def add(self, side: int, batch: Tensor) -> None:
         """Collect where the edges are."""
-        self._layouts[side].append(layout(batch))
+        if len(self._layouts[side]) < MOST_FOR_RETRIEVAL:
+            self._layouts[side].append(layout(batch).float())
 
     def found(self) -> tuple[dict[str, Any], str]:
         """For how many, beside chance."""
