@@ -111,7 +111,7 @@ class FcnScore:
             ]
             table.append([title, *row, figure_words(self.skill[name], 2) if name in self.skill else "-"])
         lines = [head, "", *aligned(table), ""]
-        columns = {"real photos": self.ceiling, "mean photo": self.floor}
+        columns = {"real photos": self.ceiling}
         if self.reported:
             columns = {"generated": self.generated, **columns}
         lines += class_table(self.classes, {who: m.scores for who, m in columns.items()})
