@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pairloom import presets
     from pairloom.config import Config, override
+    from pairloom.evaluation.compare import compare
     from pairloom.evaluation.evaluate import evaluate
     from pairloom.fit import train
     from pairloom.translator import Translator
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Translator", "evaluate", "override", "presets", "train"]
+__all__ = ["Config", "Translator", "compare", "evaluate", "override", "presets", "train"]
 
 _HOMES = {
     "Config": "pairloom.config",
     "Translator": "pairloom.translator",
+    "compare": "pairloom.evaluation.compare",
     "evaluate": "pairloom.evaluation.evaluate",
     "override": "pairloom.config",
     "train": "pairloom.fit",
