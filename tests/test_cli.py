@@ -16,8 +16,7 @@ from PIL import Image
 
 import pairloom
 from conftest import tiny_config, write_pairs
-from pairloom import config as configs
-from pairloom import images
+from pairloom import configfile, images
 from pairloom.cli import COMMANDS, main
 from pairloom.data import find_pairs
 
@@ -60,7 +59,7 @@ def test_the_list_of_commands_is_complete(capsys):
 def test_the_help_of_train_names_every_field(capsys):
     assert status_of("train", "--help") == 0
     text = capsys.readouterr().out
-    names = configs.field_names()
+    names = configfile.field_names()
     assert len(names) > 40
     for name in names:
         flag = re.escape(f"--{name.replace('_', '-')}")
@@ -209,7 +208,7 @@ def test_a_crop_alone_is_trained_and_validated_at_one_scale(tiny_data, tmp_path)
     small = ["--training.steps", 1, "--generator.base-channels", 4, "--discriminator.num-layers", 1]
     command = ["train", tiny_data, "--out", run, "--preset", "paper", "--data.crop-size", 16, 32, *small]
     assert status_of(*command) == 0
-    assert configs.load(run / "config.json").data.load_sides == (18, 36)
+    assert configfile.load(run / "config.json").data.load_sides == (18, 36)
     assert status_of(*command, "--data.load-size", "crop") == 2  # another configuration
     assert status_of(*command, "--data.load-size", 18, 36) == 0  # the same, in numbers
 

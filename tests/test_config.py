@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pairloom import config as configs
-from pairloom import presets
+from pairloom import configfile, presets
 from pairloom.config import Config, ConfigError
 
 GROUPS = ["data", "generator", "discriminator", "objective", "training", "logging"]
@@ -118,12 +118,12 @@ def get(config: Config, dotted: str) -> Any:
 
 
 def changed(dotted: str) -> Config:
-    return configs.from_dict(nested(dotted, OTHER[dotted]))
+    return configfile.from_dict(nested(dotted, OTHER[dotted]))
 
 
 def complaint(values: dict[str, Any]) -> str:
     with pytest.raises(ConfigError) as caught:
-        configs.from_dict(values)
+        configfile.from_dict(values)
     return str(caught.value)
 
 
@@ -157,7 +157,7 @@ def dataclass_fields_with_what_follows() -> Iterator[tuple[str, ast.AnnAssign, a
 
 def test_every_field_has_a_docstring_that_says_something() -> None:
     fields = list(dataclass_fields_with_what_follows())
-    assert len(fields) == len(configs.field_names()) + len(GROUPS)
+    assert len(fields) == len(configfile.field_names()) + len(GROUPS)
     for owner, statement, after in fields:
         name = f"{owner}.{ast.unparse(statement.target)}"
         if ast.unparse(statement.annotation).endswith("Config"):
@@ -184,7 +184,7 @@ def test_a_configuration_is_frozen_keyword_only_and_hashable() -> None:
 
 
 def test_field_names_are_dotted_and_complete() -> None:
-    assert configs.field_names() == list(OTHER)
+    assert configfile.field_names() == list(OTHER)
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -220,15 +220,15 @@ def test_importing_it_loads_neither_torch_nor_numpy() -> None:
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_json_round_trip(name: str, tmp_path: Path) -> None:
     config = presets.get(name)
-    (tmp_path / "config.json").write_text(json.dumps(configs.to_dict(config)))
-    assert configs.load(tmp_path / "config.json", base=changed("data.mirror")) == config
+    (tmp_path / "config.json").write_text(json.dumps(configfile.to_dict(config)))
+    assert configfile.load(tmp_path / "config.json", base=changed("data.mirror")) == config
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_toml_round_trip(name: str, tmp_path: Path) -> None:
     config = presets.get(name)
-    (tmp_path / "config.toml").write_text(toml(configs.to_dict(config)))
-    assert configs.load(tmp_path / "config.toml") == config
+    (tmp_path / "config.toml").write_text(toml(configfile.to_dict(config)))
+    assert configfile.load(tmp_path / "config.toml") == config
 
 
 @pytest.mark.parametrize("dotted", OTHER)
@@ -237,18 +237,18 @@ def test_every_field_can_be_set_from_a_file(dotted: str, suffix: str, tmp_path: 
     values = nested(dotted, OTHER[dotted])
     path = tmp_path / f"config{suffix}"
     path.write_text(toml(values) if suffix == ".toml" else json.dumps(values))
-    config = configs.load(path)
+    config = configfile.load(path)
     given = OTHER[dotted]
     assert get(config, dotted) == (tuple(given) if isinstance(given, list) else given)
     assert get(config, dotted) != get(Config(), dotted)
-    for name in configs.field_names():
+    for name in configfile.field_names():
         assert name == dotted or get(config, name) == get(Config(), name)
 
 
 @pytest.mark.parametrize(("name", "text"), [("c.toml", "[training]\nseed = 3"), ("c.json", '{"note": "x"}')])
 def test_a_file_may_begin_with_a_byte_order_mark(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8-sig")
-    assert configs.load(tmp_path / name) != Config()
+    assert configfile.load(tmp_path / name) != Config()
 
 
 def test_epochs_take_the_place_of_a_bases_steps() -> None:
@@ -259,14 +259,14 @@ def test_epochs_take_the_place_of_a_bases_steps() -> None:
         (presets.tiny(), {"seed": 1}, (200, 4)),
         (presets.paper(), {"epochs": 3}, (3, None)),
     ):
-        training = configs.from_dict({"training": values}, base=base).training
+        training = configfile.from_dict({"training": values}, base=base).training
         assert (training.epochs, training.steps) == expected
-    assert configs.override(presets.tiny(), {"training.epochs": 3}).training.steps is None
+    assert configfile.override(presets.tiny(), {"training.epochs": 3}).training.steps is None
 
 
 def test_a_file_lies_over_the_base(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("[training]\nbatch_size = 3\n")
-    config = configs.load(tmp_path / "c.toml", base=presets.day2night())
+    config = configfile.load(tmp_path / "c.toml", base=presets.day2night())
     assert config == replace(
         presets.day2night(), training=replace(presets.day2night().training, batch_size=3)
     )
@@ -281,20 +281,20 @@ def test_an_unreadable_file_is_named(name: str, text: str | None, tmp_path: Path
     if text is not None:
         (tmp_path / name).write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match="cannot be read") as caught:
-        configs.load(tmp_path / name)
+        configfile.load(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
 
 def test_a_file_that_is_not_a_table_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text("[1, 2]")
     with pytest.raises(ConfigError, match=r"c\.json: holds list"):
-        configs.load(tmp_path / "c.json")
+        configfile.load(tmp_path / "c.json")
 
 
 def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[training]\nepoch = 3\n")
     with pytest.raises(ConfigError, match=r"mine\.toml: .*'training\.epoch'.*'training\.epochs'"):
-        configs.load(tmp_path / "mine.toml")
+        configfile.load(tmp_path / "mine.toml")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def test_a_value_of_the_wrong_type_is_an_error(dotted: str, value: Any) -> None:
 
 
 def test_a_whole_number_serves_as_a_float_and_a_list_as_a_tuple() -> None:
-    config = configs.from_dict({"objective": {"lambda_l1": 10}, "generator": {"dropout_blocks": [2]}})
+    config = configfile.from_dict({"objective": {"lambda_l1": 10}, "generator": {"dropout_blocks": [2]}})
     assert type(config.objective.lambda_l1) is float
     assert config.generator.dropout_blocks == (2,)
 
@@ -462,7 +462,7 @@ def test_what_load_size_comes_to(crop_size: configs.Sides, load_size: Any, sides
 @pytest.mark.parametrize("crop_size", [32, 128, 512, (96, 160)])
 def test_a_presets_jitter_follows_the_crop(name: str, crop_size: configs.Sides) -> None:
     """Only the crop is changed; trained at one scale, validated at that scale."""
-    data = configs.override(
+    data = configfile.override(
         presets.get(name), {"data.crop_size": crop_size, "discriminator.num_layers": 1}
     ).data
     ratios = [a / b for a, b in zip(data.load_sides, configs.height_width(crop_size), strict=True)]
@@ -487,7 +487,7 @@ def test_the_type_of_a_field_is_told_as_one_writes_it() -> None:
 
 
 def test_native_pixels_may_be_cropped_larger_than_load_size() -> None:
-    config = configs.from_dict({"data": {"resize": "none", "load_size": 10, "crop_size": 64}})
+    config = configfile.from_dict({"data": {"resize": "none", "load_size": 10, "crop_size": 64}})
     assert config.data.crop_size == 64
 
 
@@ -539,20 +539,20 @@ def test_differences_are_the_fields_that_a_resumed_run_may_not_change(dotted: st
     old, new = Config(), changed(dotted)
     free = dotted in RUNTIME or dotted == "note"
     expected = [] if free else [f"{dotted}: {get(old, dotted)!r} -> {get(new, dotted)!r}"]
-    assert configs.differences(old, new) == expected
+    assert configfile.differences(old, new) == expected
 
 
 def test_no_differences_to_itself_and_all_of_many() -> None:
-    assert configs.differences(Config(), Config()) == []
-    new = configs.from_dict({"data": {"mirror": False, "workers": 3}, "training": {"seed": 1, "steps": 9}})
-    assert [line.split(":")[0] for line in configs.differences(Config(), new)] == [
+    assert configfile.differences(Config(), Config()) == []
+    new = configfile.from_dict({"data": {"mirror": False, "workers": 3}, "training": {"seed": 1, "steps": 9}})
+    assert [line.split(":")[0] for line in configfile.differences(Config(), new)] == [
         "data.mirror",
         "training.seed",
     ]
 
 
 def test_adopt_takes_what_was_decided_where_the_new_leaves_it_open() -> None:
-    begun = configs.from_dict(
+    begun = configfile.from_dict(
         {
             "data": {"source_scaling": "full", "max_pairs": 7, "workers": 2},
             "generator": {"source_channels": 1, "target_channels": 2, "num_downs": 7},
@@ -560,8 +560,8 @@ def test_adopt_takes_what_was_decided_where_the_new_leaves_it_open() -> None:
             "logging": {"save_every_steps": 10},
         }
     )
-    new = configs.from_dict({"generator": {"num_downs": 6}, "training": {"batch_size": 1}})
-    adopted = configs.adopt(new, begun)
+    new = configfile.from_dict({"generator": {"num_downs": 6}, "training": {"batch_size": 1}})
+    adopted = configfile.adopt(new, begun)
     # None that means "all", or "as measured", is a value like others: leaving it out is a difference.
     assert adopted.data.max_pairs is None
     assert adopted.data.source_scaling == "auto"
@@ -573,7 +573,7 @@ def test_adopt_takes_what_was_decided_where_the_new_leaves_it_open() -> None:
     # How long, where and how often is not taken over from the begun run.
     assert (adopted.data.workers, adopted.training.steps, adopted.training.device) == (None, None, "auto")
     assert adopted.logging.save_every_steps is None
-    assert {line.split(":")[0] for line in configs.differences(begun, adopted)} == {
+    assert {line.split(":")[0] for line in configfile.differences(begun, adopted)} == {
         "data.source_scaling",
         "data.max_pairs",
         "generator.num_downs",
@@ -589,32 +589,32 @@ def test_the_same_command_again_differs_in_nothing() -> None:
         generator=replace(given.generator, source_channels=3, target_channels=3, num_downs=8),
         training=replace(given.training, precision="fp32"),
     )
-    assert configs.adopt(given, begun) == begun
-    assert configs.differences(begun, configs.adopt(given, begun)) == []
+    assert configfile.adopt(given, begun) == begun
+    assert configfile.differences(begun, configfile.adopt(given, begun)) == []
 
 
 def test_load_size_may_be_written_in_other_ways() -> None:
     for begun in (286, (286, 286), None):
         for given in (286, None):
-            old, new = (configs.from_dict({"data": {"load_size": v}}) for v in (begun, given))
-            assert configs.differences(old, configs.adopt(new, old)) == []
-    old = configs.from_dict({"data": {"load_size": 256}})
-    assert not any("load_size" in line for line in configs.differences(old, presets.get("thermal")))
+            old, new = (configfile.from_dict({"data": {"load_size": v}}) for v in (begun, given))
+            assert configfile.differences(old, configfile.adopt(new, old)) == []
+    old = configfile.from_dict({"data": {"load_size": 256}})
+    assert not any("load_size" in line for line in configfile.differences(old, presets.get("thermal")))
 
 
 def test_what_a_run_was_begun_with_is_adopted_as_it_was() -> None:
     """Runs of an earlier release trained at whatever their load_size was; they go on so."""
-    begun = configs.from_dict({"data": {"load_size": 286, "crop_size": 32, "alpha": "white"},
+    begun = configfile.from_dict({"data": {"load_size": 286, "crop_size": 32, "alpha": "white"},
                                "generator": {"num_downs": 5}})  # fmt: skip
-    new = configs.from_dict({"data": {"crop_size": 32}})
-    assert configs.adopt(new, begun) == begun
+    new = configfile.from_dict({"data": {"crop_size": 32}})
+    assert configfile.adopt(new, begun) == begun
 
 
 def test_what_was_decided_for_another_crop_is_not_adopted() -> None:
-    begun = configs.from_dict({"data": {"load_size": 286}, "generator": {"num_downs": 8}})
+    begun = configfile.from_dict({"data": {"load_size": 286}, "generator": {"num_downs": 8}})
     for crop_size in (512, 32):
-        new = configs.from_dict({"data": {"crop_size": crop_size}, "discriminator": {"num_layers": 3}})
-        lines = configs.differences(begun, configs.adopt(new, begun))
+        new = configfile.from_dict({"data": {"crop_size": crop_size}, "discriminator": {"num_layers": 3}})
+        lines = configfile.differences(begun, configfile.adopt(new, begun))
         assert f"data.crop_size: 256 -> {crop_size}" in lines
 
 
@@ -624,8 +624,10 @@ def test_channels_are_asked_for_only_when_resolved() -> None:
 
 
 def test_override_changes_fields_by_their_dotted_names() -> None:
-    config = configs.override(presets.paper(), {"data.path": "PAIRS", "training.epochs": 50, "note": "mine"})
+    config = configfile.override(
+        presets.paper(), {"data.path": "PAIRS", "training.epochs": 50, "note": "mine"}
+    )
     assert (config.data.path, config.training.epochs, config.note) == ("PAIRS", 50, "mine")
     assert config.data.direction == presets.paper().data.direction
     with pytest.raises(ConfigError, match=r"'training\.epoch'; did you mean 'training\.epochs'"):
-        configs.override(presets.paper(), {"training.epoch": 50})
+        configfile.override(presets.paper(), {"training.epoch": 50})

@@ -21,6 +21,7 @@ FILES = {
 
 GROUND = {
     "config": set(),
+    "configfile": {"config"},
     "pixels": set(),
     "tiff": {"pixels"},
     "formats": {"pixels", "tiff"},
@@ -101,7 +102,9 @@ def test_the_reader_of_imports_reads_them() -> None:
 
 
 def test_config_imports_only_the_standard_library() -> None:
-    assert {name.split(".")[0] for name in imports("pairloom.config")} <= set(sys.stdlib_module_names)
+    standard = set(sys.stdlib_module_names)
+    assert {name.split(".")[0] for name in imports("pairloom.config")} <= standard
+    assert {name.split(".")[0] for name in imports("pairloom.configfile")} <= standard | {"pairloom"}
 
 
 @pytest.mark.parametrize("room", GROUND)
@@ -154,7 +157,7 @@ def test_the_training_step_knows_nothing_of_data_and_files_of_images() -> None:
 
 
 def test_the_command_line_imports_at_module_level_only_config_and_presets() -> None:
-    light = {"pairloom.config", "pairloom.presets"}
+    light = {"pairloom.config", "pairloom.configfile", "pairloom.presets"}
     assert ours("pairloom.flags") <= light
     assert ours("pairloom.cli", module_level=True) <= light | {"pairloom.flags"}
 

@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from pairloom import config as configs
-from pairloom import presets
+from pairloom import configfile, presets
 from pairloom.config import Config, ConfigError
 
 TASKS = [
@@ -38,7 +37,7 @@ OBJECTIVES = [
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_preset_is_a_valid_configuration_with_a_note(name: str) -> None:
     config = presets.get(name)
-    assert configs.from_dict(configs.to_dict(config)) == config
+    assert configfile.from_dict(configfile.to_dict(config)) == config
     assert config.note.strip().endswith(".")
     assert presets.PRESETS[name].__doc__
 
@@ -93,21 +92,21 @@ def test_the_five_objectives_of_table_1(
 
 def test_an_objective_over_a_preset_changes_nothing_else() -> None:
     base = presets.day2night()
-    assert configs.differences(base, presets.l1_gan(base)) == ["discriminator.conditional: True -> False"]
-    assert configs.differences(base, presets.l1_cgan(base)) == []
+    assert configfile.differences(base, presets.l1_gan(base)) == ["discriminator.conditional: True -> False"]
+    assert configfile.differences(base, presets.l1_cgan(base)) == []
     assert presets.cgan(base).training == base.training
 
 
 def test_the_pytorch_references_settings() -> None:
     config = presets.get("junyanz")
-    assert configs.differences(presets.paper(), config) == [
+    assert configfile.differences(presets.paper(), config) == [
         "generator.dropout_blocks: (1, 2, 3) -> (2, 3, 4)",
         "training.decay_fraction: 0.0 -> 0.5",
     ]
 
 
 def test_the_default_is_the_paper_with_validation_where_there_is_no_val_split() -> None:
-    changes = configs.differences(presets.paper(), presets.get("default"))
+    changes = configfile.differences(presets.paper(), presets.get("default"))
     assert [line.split(":")[0] for line in changes] == ["data.direction", "data.val_fraction"]
 
 

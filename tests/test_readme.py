@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from conftest import cli, write_pairs
-from pairloom import config as configs
-from pairloom import presets
+from pairloom import configfile, presets
 from pairloom.cli import COMMANDS, main
-from pairloom.config import override
+from pairloom.configfile import override
 from pairloom.flags import parse_run
 
 ROOT = Path(__file__).parent.parent
@@ -118,14 +117,16 @@ def test_the_toml_of_the_pages_is_a_configuration() -> None:
     assert blocks
     for text in blocks:
         for name in presets.PRESETS:
-            configs.from_dict(tomllib.loads(text), base=presets.get(name))
+            configfile.from_dict(tomllib.loads(text), base=presets.get(name))
 
 
 def test_the_fields_that_the_pages_name_exist() -> None:
-    groups = {name.split(".")[0] for name in configs.field_names()} - {"note"}
+    groups = {name.split(".")[0] for name in configfile.field_names()} - {"note"}
     for page, text in PAGES.items():
         for name in re.findall(rf"`((?:{'|'.join(groups)})\.[a-z]\w*)", text):
-            assert name.endswith((".py", ".safetensors")) or name in configs.field_names(), f"{page}: {name}"
+            assert name.endswith((".py", ".safetensors")) or name in configfile.field_names(), (
+                f"{page}: {name}"
+            )
 
 
 def test_every_command_has_its_section() -> None:

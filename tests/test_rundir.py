@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import tiny_config
-from pairloom import config as configs
+from pairloom import configfile
 from pairloom.images import ImageSpec
 from pairloom.rundir import RunDir, RunError, environment, read_json, read_metrics
 
@@ -64,7 +64,7 @@ def test_identity_is_written_and_read_back(tmp_path):
         assert run.read_specs() == (RGB, LABELS)
         assert run.read_environment()["data_fingerprint"] == "0123"
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads(
-        json.dumps(configs.to_dict(config))
+        json.dumps(configfile.to_dict(config))
     )
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pairloom import presets
-    from pairloom.config import Config, override
+    from pairloom.config import Config
+    from pairloom.configfile import override
     from pairloom.evaluation.compare import compare
     from pairloom.evaluation.evaluate import evaluate
     from pairloom.fit import train
@@ -30,7 +31,7 @@ _HOMES = {
     "Translator": "pairloom.translator",
     "compare": "pairloom.evaluation.compare",
     "evaluate": "pairloom.evaluation.evaluate",
-    "override": "pairloom.config",
+    "override": "pairloom.configfile",
     "train": "pairloom.fit",
 }
 

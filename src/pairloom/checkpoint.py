@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pairloom import config as configs
+from pairloom import configfile
 from pairloom.config import Config, ConfigError
 from pairloom.networks import Discriminator, build_discriminator
 
@@ -270,7 +270,7 @@ class SavedNetwork:
             CheckpointError: The description has none, or not a whole one.
         """
         try:
-            config = configs.from_dict(self.description["config"], where=str(self.file))
+            config = configfile.from_dict(self.description["config"], where=str(self.file))
         except (KeyError, AttributeError) as error:
             raise self.incomplete(error) from error
         except ConfigError as error:

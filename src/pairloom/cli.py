@@ -14,8 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pairloom import config as configs
-from pairloom import presets
+from pairloom import configfile, presets
 from pairloom.config import DataConfig
 from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run
 
@@ -256,7 +255,7 @@ def describe(
     from pairloom.describe import describe as count
 
     chosen = presets.get(preset)
-    description = count(configs.load(config, base=chosen) if config else chosen)
+    description = count(configfile.load(config, base=chosen) if config else chosen)
     if json_:
         print(json.dumps(dataclasses.asdict(description), indent=2))
     else:

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pairloom import config as configs
-from pairloom import presets
+from pairloom import configfile, presets
 from pairloom.config import Config
 from pairloom.data.sample import PALETTE, draw_labels, draw_layout, write_sample_set
 from pairloom.devices import has_bf16, pick_device
@@ -77,7 +76,7 @@ def _config(data: Path, out: Path) -> Config:
     config = presets.demo()
     config = replace(config, data=replace(config.data, path=str(data)))
     if (out / "config.json").exists():
-        steps = configs.load(out / "config.json").training.steps
+        steps = configfile.load(out / "config.json").training.steps
     else:
         trial = replace(
             config,

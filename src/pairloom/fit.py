@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pairloom import checkpoint as checkpoints
 from pairloom import config as configs
+from pairloom import configfile
 from pairloom.config import Config, ConfigError
 from pairloom.data import PairSet, find_pairs, fingerprint, measure_specs, spec_notes, training_batches
 from pairloom.devices import has_bf16, peak_memory_mb, pick_device
@@ -128,10 +129,10 @@ def resolve(config: Config, source_spec: ImageSpec, target_spec: ImageSpec, devi
 
 def _same_run(config: Config, begun: Config, out: str | Path) -> Config:
     """The begun run's configuration, with the run-time fields of this call."""
-    config = configs.adopt(config, begun)
+    config = configfile.adopt(config, begun)
     if config.training.init_from is None:  # where a run started does not matter any more, and may be gone
         config = replace(config, training=replace(config.training, init_from=begun.training.init_from))
-    if changed := configs.differences(begun, config):
+    if changed := configfile.differences(begun, config):
         raise ConfigError(
             f"{out}: holds a run with another configuration ({'; '.join(changed)}). "
             "Give the same values to resume it, or another --out to start anew."

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pairloom import config as configs
-from pairloom import presets
+from pairloom import configfile, presets
 from pairloom.config import (
     Config,
     DataConfig,
@@ -63,7 +63,7 @@ def parse_run(prog: str, argv: Sequence[str]) -> tuple[Config, Path]:
     chosen, _ = first.parse_known_args(list(argv))
     base = presets.get(chosen.preset)
     if chosen.config is not None:
-        base = configs.load(chosen.config, base=base)
+        base = configfile.load(chosen.config, base=base)
 
     flags = DataFlags(**{f.name: getattr(base.data, f.name) for f in fields(DataConfig)})
 

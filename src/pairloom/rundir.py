@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from pairloom import config as configs
+from pairloom import configfile
 from pairloom.checkpoint import steps, write_text_atomically
 from pairloom.config import Config
 from pairloom.images import ImageSpec
@@ -87,11 +87,11 @@ class RunDir:
 
     def write_config(self, config: Config) -> None:
         """Record the resolved configuration; of a resumed run, with the run-time fields as they are now."""
-        self._write_json("config.json", configs.to_dict(config))
+        self._write_json("config.json", configfile.to_dict(config))
 
     def read_config(self) -> Config:
         """The configuration that the run was started with."""
-        return configs.load(self.path / "config.json")
+        return configfile.load(self.path / "config.json")
 
     def read_specs(self) -> tuple[ImageSpec, ImageSpec]:
         """Source and target spec, measured when the run was started."""

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pairloom import config as configs
+from pairloom import configfile
 from pairloom.config import Config, ConfigError
 
 Name = Literal["none", "tensorboard", "wandb"]
@@ -43,7 +43,7 @@ class _WandB(Tracker):
 
         # The run directory's name is the run's identity there too: a resumed run goes on in one curve.
         self._run = wandb.init(
-            project="pairloom", id=run.name, resume="allow", dir=str(run), config=configs.to_dict(config)
+            project="pairloom", id=run.name, resume="allow", dir=str(run), config=configfile.to_dict(config)
         )
 
     def log(self, line: dict[str, Any]) -> None:

@@ -13,8 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pairloom import checkpoint as checkpoints
-from pairloom import config as configs
-from pairloom import images, noise
+from pairloom import configfile, images, noise
 from pairloom.checkpoint import CheckpointError
 from pairloom.config import Config
 from pairloom.devices import pick_device
@@ -158,7 +157,7 @@ class Translator:
         """Everything about the model but its weights, as plain JSON: what `load` needs beside them."""
         return {
             "network": "generator",
-            "config": configs.to_dict(self.config),
+            "config": configfile.to_dict(self.config),
             "source_spec": self.source_spec.to_dict(),
             "target_spec": self.target_spec.to_dict(),
             "semantics": asdict(self.semantics),
