@@ -31,7 +31,6 @@ from pairloom.images import (
     has_alpha,
     image_shape,
     is_lossless,
-    measure_spec,
     output_suffix,
     palette_distance,
     read_image,
@@ -42,7 +41,7 @@ from pairloom.images import (
     to_tensor,
     write_image,
 )
-from pairloom.survey import survey
+from pairloom.survey import measure_spec, survey
 
 RGB = ((0, 0, 170), (255, 85, 0), (0, 255, 255), (170, 255, 85))
 

@@ -15,6 +15,7 @@ from pairloom.data.pairs import DataError, ImageRef, Pair, PairSet, evenly, trai
 from pairloom.images import ImageError, ImageSpec
 from pairloom.palette import MAX_CLASSES, distinct_colours
 from pairloom.pixels import WHITE, Array, described, keeps_alpha
+from pairloom.survey import measure_spec
 
 AUTO_LABEL_COLOURS = 64
 """Lossless training images with at most this many colours in all are label maps."""
@@ -64,7 +65,7 @@ def _measure(refs: Sequence[ImageRef], data: DataConfig, side: Literal["source",
         elif kind == "auto" and scaling in ("auto", "full"):
             colours = _colours(refs, data, at_most=AUTO_LABEL_COLOURS, lossless=True)
             palette = sorted(colours) if colours and len(colours) > 1 else ()
-        spec = images.measure_spec(
+        spec = measure_spec(
             _alike((refs[i] for i in spread), data),
             kind=kind,
             scaling=scaling,

@@ -29,6 +29,7 @@ from pairloom.evaluation.segmenter import (
 from pairloom.images import Array, ImageSpec
 from pairloom.palette import MAX_CLASSES, Colours, nearest
 from pairloom.pixels import WHITE
+from pairloom.survey import measure_spec
 
 Side = Literal["source", "target"]
 
@@ -171,7 +172,7 @@ class LabelledPhotos:
         for side in labelled or sides:
             spec = specs[side]
             if side not in measured and (colours := measure_palette(r.read(spec) for r in refs[side])):
-                made = images.measure_spec([refs[side][0].read(spec)], palette=colours)
+                made = measure_spec([refs[side][0].read(spec)], palette=colours)
                 measured[side] = _read_as(spec, made)
         candidates = [side for side in labelled or sides if side in measured]
         if len(candidates) != 1:

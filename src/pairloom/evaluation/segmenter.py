@@ -24,6 +24,7 @@ from pairloom.checkpoint import CheckpointError
 from pairloom.devices import pick_device
 from pairloom.evaluation.trunks import EfficientNetLite0
 from pairloom.images import Array, ImageError, ImageSpec
+from pairloom.survey import measure_spec
 from pairloom.translator import reflect_to_multiple
 
 ClassMap = npt.NDArray[np.int64]
@@ -91,7 +92,7 @@ def read_label_spec(path: str | Path) -> ImageSpec:
     palette, names = images.read_palette(path)
     largest = max(max(colour) for colour in palette)
     blank = np.zeros((1, 1, len(palette[0])), np.uint8 if largest <= 255 else np.uint16)
-    return images.measure_spec([blank], palette=palette, palette_names=names)
+    return measure_spec([blank], palette=palette, palette_names=names)
 
 
 def photo_tensor(photo: Photo, spec: ImageSpec) -> Tensor:
