@@ -112,7 +112,7 @@ def evaluate(
         choose_looks(
             translator,
             pairs,
-            train_targets=[load(pair)[1] for pair in evenly(train, LADDER_PAIRS)],
+            train_targets=lambda: [load(pair)[1] for pair in evenly(train, LADDER_PAIRS)],
             learned=learned,
             segmenter=segmenter,
             samples=samples,
@@ -155,7 +155,7 @@ def evaluate(
         "baselines": baselines,
         "train_pairs": len(train) if baselines else 0,
         "train_pairs_used": len(references.pairs) if references else 0,
-        "weights": list(learned.missing),
+        "missing_weights": list(learned.missing),
     }
     _remove_images(out, former - {pair.name for pair in pairs})
     found = {name: look.section() for name, look in looks.items()}

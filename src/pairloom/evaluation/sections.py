@@ -364,13 +364,22 @@ def choose_looks(
     translator: Translator,
     pairs: Sequence[Pair],
     *,
-    train_targets: Sequence[Tensor],
+    train_targets: Callable[[], Sequence[Tensor]],
     learned: Learned,
     segmenter: PixelClassifier | None,
     samples: int,
     seed: int,
 ) -> dict[str, Look]:
     """The looks that suit the targets, in the order of the summary.
+
+    Args:
+        translator: The model.
+        pairs: Those that will be seen.
+        train_targets: Reads some targets of training, (C, H, W) each; asked for photos only.
+        learned: What needs weights.
+        segmenter: Of real photos.
+        samples: Translations of the same source.
+        seed: Of the noise.
 
     Raises:
         SegmenterError: A segmenter is given, but there are no photos to make the mean photo of.
@@ -380,8 +389,9 @@ def choose_looks(
     if spec.kind == "labels":
         looks["labels"] = Labels(spec)
     else:
+        others = train_targets()
         if segmenter is not None:
-            looks["fcn_score"] = Recognised(segmenter, _mean_photo(train_targets), translator)
+            looks["fcn_score"] = Recognised(segmenter, _mean_photo(others), translator)
         photographic = spec.channels in (1, 3)  # what networks that learned from photos take
         rgb = spec.channels == 3
         looks["set"] = (
@@ -393,7 +403,7 @@ def choose_looks(
             looks["colour"] = Colour()
         looks["ladder"] = Controls(
             evenly(pairs, LADDER_PAIRS),
-            train_targets,
+            others,
             {"L1": metrics.l1, "PSNR": metrics.psnr, "SSIM": metrics.ssim, **learned.metrics},
             learned.extractors[0] if learned.extractors and photographic else None,
             source_spec=translator.source_spec,
