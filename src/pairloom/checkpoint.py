@@ -196,6 +196,22 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: Missing, cut off, or from somewhere else.
     """
+    description = read_description(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Copied out of the memory map, so that a later change of the file cannot change the model.
+            weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: is not a whole .safetensors file (cut off, or damaged).") from error
+    return weights, description
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The metadata alone of a file that `save_weights` wrote.
+
+    Raises:
+        CheckpointError: Missing, cut off, or from somewhere else.
+    """
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such file.")
     if path.suffix != ".safetensors":
@@ -205,8 +221,6 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get("pairloom")
-            # Copied out of the memory map, so that a later change of the file cannot change the model.
-            weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: is not a whole .safetensors file (cut off, or damaged).") from error
     if metadata is None:
@@ -219,7 +233,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: has the format {description.get('format')!r}, but this pairloom reads {FORMAT!r}; "
             "use the version that wrote it."
         )
-    return weights, description
+    return description
 
 
 def fill(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

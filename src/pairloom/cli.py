@@ -16,7 +16,7 @@ import tyro
 
 from pairloom import configfile, presets
 from pairloom.config import DataConfig
-from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run
+from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run, parse_study
 
 
 def demo(out: Out = Path("runs/demo")) -> None:
@@ -227,6 +227,21 @@ def segmenter_train(
     print(f"Use it with: pairloom evaluate RUN DATA --out OUT --segmenter {file}")
 
 
+def ablate(argv: Sequence[str]) -> None:
+    """Run one of the paper's studies on a data set: table, figure, and which findings hold."""
+    study, config, out, how = parse_study("pairloom ablate", argv)
+    from pairloom.ablation.ablate import Options
+    from pairloom.ablation.ablate import ablate as run_study
+
+    results = run_study(study, config, out, Options(**how))
+    if results is None:
+        return
+    print(results.words())
+    print(f"Page: {out / 'study.html'}")
+    if results.failures:
+        raise SystemExit(1)
+
+
 def report(run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")], /) -> None:
     """Write RUN/report.html: curves, pictures, patch maps, figures and warnings in one file.
 
@@ -305,9 +320,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "compare": compare,
     "segmenter train": segmenter_train,
+    "ablate": ablate,
     "report": report,
 }
-OWN_PARSER = {train, check}
+OWN_PARSER = {train, check, ablate}
 """Commands whose flags start from a preset, which must be known before the others are parsed."""
 
 

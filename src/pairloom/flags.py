@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from pairloom import config as configs
 from pairloom import configfile, presets
+from pairloom.ablation.studies import CUSTOM, DEFAULTS, STUDIES, check_name
 from pairloom.config import (
     Config,
     DataConfig,
@@ -44,6 +45,14 @@ Track = Annotated[
     Literal["none", "tensorboard", "wandb"],
     tyro.conf.arg(help="Short for --logging.track: a tracker besides the files."),
 ]
+StudyName = Annotated[
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        metavar="STUDY",
+        help=f"One of {', '.join([*STUDIES, CUSTOM])}.",
+    ),
+]
 Checkpoint = Literal["last", "best"]
 Split = Literal["train", "val", "test"]
 
@@ -57,28 +66,13 @@ class DataFlags(DataConfig):
 
 def parse_run(prog: str, argv: Sequence[str]) -> tuple[Config, Path]:
     """A whole configuration: preset, under the file of --config, under the flags; and --out."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="default")
-    first.add_argument("--config", type=Path)
-    chosen, _ = first.parse_known_args(list(argv))
-    base = presets.get(chosen.preset)
-    if chosen.config is not None:
-        base = configfile.load(chosen.config, base=base)
-
-    flags = DataFlags(**{f.name: getattr(base.data, f.name) for f in fields(DataConfig)})
-
-    def data_config(path: Path, data: DataFlags) -> DataConfig:
-        given = {f.name: getattr(data, f.name) for f in fields(DataConfig)}
-        return DataConfig(**given | {"path": str(path)})
-
-    def is_given(flag: str) -> bool:
-        return any(argument.partition("=")[0] == flag for argument in argv)
+    base, flags = _base(argv)
 
     def check_arguments(
         path: Data, /, preset: Preset = "default", config: File = None, data: DataFlags = flags
     ) -> tuple[Config, Path]:
         """Say in words what is wrong with a data set; exit 1 if training cannot start."""
-        return replace(base, data=data_config(path, data)), Path()
+        return replace(base, data=_data_config(path, data)), Path()
 
     def train_arguments(
         path: Data,
@@ -96,23 +90,131 @@ def parse_run(prog: str, argv: Sequence[str]) -> tuple[Config, Path]:
         logging: LoggingConfig = base.logging,
     ) -> tuple[Config, Path]:
         """Train on pairs of images; the same command again resumes."""
-        if is_given("--training.epochs") and not is_given("--training.steps"):
-            training = replace(training, steps=None)  # those of the preset
         whole = Config(
-            data=data_config(path, data),
+            data=_data_config(path, data),
             generator=generator,
             discriminator=discriminator,
             objective=objective,
-            training=replace(training, init_from=training.init_from or init_from),
+            training=replace(_length(training, argv), init_from=training.init_from or init_from),
             logging=replace(logging, track=logging.track if logging.track != "none" else track),
             note=base.note,
         )
         return whole, out
 
-    if is_given("--data.path"):
-        raise configs.ConfigError("--data.path is DATA, the argument without a flag; give it as that.")
     parser = train_arguments if prog.endswith("train") else check_arguments
-    result: tuple[Config, Path] = tyro.cli(
-        parser, prog=prog, args=list(argv), config=(tyro.conf.AvoidSubcommands,)
-    )
+    result: tuple[Config, Path] = _parse(parser, prog, argv)
     return result
+
+
+def parse_study(prog: str, argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
+    """A study's name, the configuration that its variants have in common, --out, and how it is run."""
+    named = argv[0] if argv and not argv[0].startswith("-") else None
+    if named is not None:
+        check_name(named)
+    base, flags = _base(argv, DEFAULTS.get(named or "", {}))
+
+    def study_arguments(
+        study: StudyName,
+        path: Data,
+        /,
+        out: Out,
+        preset: Preset = "default",
+        config: File = None,
+        seeds: int = 3,
+        jobs: int = 1,
+        cell: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
+        only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VARIANT...")] = (),
+        grid: Path | None = None,
+        segmenter: Path | None = None,
+        palette: Path | None = None,
+        split: Split = "test",
+        retry: bool = False,
+        data: DataFlags = flags,
+        generator: GeneratorConfig = base.generator,
+        discriminator: DiscriminatorConfig = base.discriminator,
+        objective: ObjectiveConfig = base.objective,
+        training: TrainingConfig = base.training,
+        logging: LoggingConfig = base.logging,
+    ) -> tuple[str, Config, Path, dict[str, Any]]:
+        """Run one of the paper's studies on a data set: table, figure, and which findings hold.
+
+        Args:
+            study: Which.
+            path: The data set.
+            out: Folder of the study; the same command again goes on with it.
+            preset: What the variants have in common.
+            config: More of it.
+            seeds: Runs of each variant; orderings are claimed from two seeds on.
+            jobs: Runs at a time, each in a process of its own.
+            cell: Only the I-th of N shares of the runs, without results: for a cluster's job array.
+            only: Only these variants.
+            grid: Of the study `custom`: a TOML file with the fields and their values.
+            segmenter: For the FCN-score; left out, one is trained for the study.
+            palette: Text file with the classes of the label maps, one a line.
+            split: Which pairs score.
+            retry: Try again what failed before.
+            data: Of all variants, as the following groups.
+            generator: Of all variants.
+            discriminator: Of all variants.
+            objective: Of all variants.
+            training: Of all variants.
+            logging: Of all variants.
+        """
+        whole = Config(
+            data=_data_config(path, data),
+            generator=generator,
+            discriminator=discriminator,
+            objective=objective,
+            training=_length(training, argv),
+            logging=logging,
+            note=base.note,
+        )
+        how = {
+            "seeds": seeds,
+            "jobs": jobs,
+            "cell": cell,
+            "only": only,
+            "grid": grid,
+            "segmenter": segmenter,
+            "palette": palette,
+            "split": split,
+            "retry": retry,
+        }
+        return study, whole, out, how
+
+    result: tuple[str, Config, Path, dict[str, Any]] = _parse(study_arguments, prog, argv)
+    return result
+
+
+def _base(argv: Sequence[str], defaults: Mapping[str, Any] | None = None) -> tuple[Config, DataFlags]:
+    """What the flags start from: the preset of --preset, under `defaults`, under the file of --config."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="default")
+    first.add_argument("--config", type=Path)
+    chosen, _ = first.parse_known_args(list(argv))
+    base = configfile.override(presets.get(chosen.preset), defaults or {})
+    if chosen.config is not None:
+        base = configfile.load(chosen.config, base=base)
+    return base, DataFlags(**{f.name: getattr(base.data, f.name) for f in fields(DataConfig)})
+
+
+def _data_config(path: Path, data: DataFlags) -> DataConfig:
+    given = {f.name: getattr(data, f.name) for f in fields(DataConfig)}
+    return DataConfig(**given | {"path": str(path)})
+
+
+def _length(training: TrainingConfig, argv: Sequence[str]) -> TrainingConfig:
+    """--training.epochs alone takes the place of a preset's steps."""
+    if _is_given("--training.epochs", argv) and not _is_given("--training.steps", argv):
+        return replace(training, steps=None)
+    return training
+
+
+def _is_given(flag: str, argv: Sequence[str]) -> bool:
+    return any(argument.partition("=")[0] == flag for argument in argv)
+
+
+def _parse(parser: Callable[..., Any], prog: str, argv: Sequence[str]) -> Any:
+    if _is_given("--data.path", argv):
+        raise configs.ConfigError("--data.path is DATA, the argument without a flag; give it as that.")
+    return tyro.cli(parser, prog=prog, args=list(argv), config=(tyro.conf.AvoidSubcommands,))

@@ -1,8 +1,8 @@
 """A study on disk: which runs it consists of, where they lie, and what is done.
 
-    OUT/study.json                    the base configuration, the variants, the budget
-    OUT/runs/VARIANT/seed-K/          an ordinary run directory each
-    OUT/runs/VARIANT/seed-K/failed.txt   why there are no weights, where a run failed
+OUT/study.json                    the base configuration, the variants, the budget
+OUT/runs/VARIANT/seed-K/          an ordinary run directory each
+OUT/runs/VARIANT/seed-K/failed.txt   why there are no weights, where a run failed
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from pairloom import configfile
 from pairloom.ablation.study import Study, StudyError, Variant
-from pairloom.checkpoint import CheckpointError, find_network, steps, write_text_atomically
+from pairloom.checkpoint import CheckpointError, read_description, steps, write_text_atomically
 from pairloom.config import Config, ConfigError
 from pairloom.rundir import read_json
 
@@ -56,11 +56,16 @@ class Cell:
     @property
     def is_done(self) -> bool:
         """Are there weights of the last step?"""
+        file = self.path / "generator.safetensors"
         try:
-            saved = find_network(self.path, "generator") if self.path.is_dir() else None
-        except CheckpointError:
+            return file.exists() and read_description(file)["provenance"]["step"] == self.steps
+        except (CheckpointError, KeyError):
             return False
-        return saved is not None and saved.description.get("provenance", {}).get("step") == self.steps
+
+    @property
+    def written(self) -> int:
+        """When its weights were, in nanoseconds."""
+        return (self.path / "generator.safetensors").stat().st_mtime_ns
 
     @property
     def failure(self) -> str | None:

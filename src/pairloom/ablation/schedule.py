@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -13,13 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import torch
 
 from pairloom import configfile
-from pairloom.ablation.plan import Cell, Plan
+from pairloom.ablation.plan import Cell
 from pairloom.ablation.study import StudyError
 from pairloom.config import Config, ConfigError
 from pairloom.data import find_pairs, measure_specs
@@ -28,6 +28,8 @@ from pairloom.fit import resolve, trial_seconds_per_step
 from pairloom.progress import Interrupted, StopSignals, duration
 
 Say = Callable[[str], None]
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit statuses of a run that saved its state after a signal."""
 
 
 def share(cells: Sequence[Cell], part: str | None) -> list[Cell]:
@@ -101,7 +103,7 @@ class _Process:
         return lines[-1] if lines else f"its process ended with status {code}."
 
 
-def run(plan: Plan, cells: Sequence[Cell], *, jobs: int, say: Say) -> None:
+def run(cells: Sequence[Cell], *, jobs: int, say: Say) -> None:
     """Train the runs, `jobs` at a time; what fails is recorded, and the others go on.
 
     Raises:
@@ -122,7 +124,9 @@ def run(plan: Plan, cells: Sequence[Cell], *, jobs: int, say: Say) -> None:
                 working.remove(one)
                 done += 1
                 took.append(time.monotonic() - one.started)
-                say(f"[{done}/{len(cells)}] {one.cell.words}: {_finish(one)} {_left(took, cells, done, jobs)}")
+                say(
+                    f"[{done}/{len(cells)}] {one.cell.words}: {_finish(one)} {_left(took, cells, done, jobs)}"
+                )
 
 
 def _start(cell: Cell, jobs: int) -> _Process:
@@ -130,7 +134,7 @@ def _start(cell: Cell, jobs: int) -> _Process:
     (cell.path / "failed.txt").unlink(missing_ok=True)
     file = cell.path / "asked.json"
     file.write_text(json.dumps(configfile.to_dict(cell.config)), encoding="utf-8")
-    errors = tempfile.TemporaryFile()
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
     process = subprocess.Popen(
         [sys.executable, "-m", "pairloom.ablation.work", str(file), str(cell.path)],
         stdin=subprocess.DEVNULL,
@@ -149,6 +153,8 @@ def _finish(one: _Process) -> str:
         shutil.rmtree(one.cell.path / "checkpoints", ignore_errors=True)
         return f"{one.cell.steps} steps in {seconds}."
     why = one.last_words()
+    if one.process.returncode in STOPPED:  # somebody stopped it: no fault of its configuration
+        return f"stopped after {seconds}; its state is saved."
     one.cell.fail(why)
     return f"FAILED after {seconds}: {why}"
 
@@ -165,8 +171,3 @@ def _end(working: Sequence[_Process], say: Say) -> None:
     for one in working:
         one.process.wait()
     say("The same command goes on from there.")
-
-
-def newest(path: Path) -> float:
-    """When the weights of a run were written."""
-    return (path / "generator.safetensors").stat().st_mtime

@@ -10,11 +10,10 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pairloom.ablation.study import Finding, PaperTable, Study, StudyError, Variant
+from pairloom.ablation.paper_tables import BATCH, FIGURE_7D, LAMBDA, TABLE_1, TABLE_2, TABLE_3, TABLE_6
+from pairloom.ablation.study import Finding, Study, StudyError, Variant
 from pairloom.config import Config, height_width
 
-FCN = ("Per-pixel acc.", "Per-class acc.", "Class IoU")
-"""Columns of Tables 1, 2, 3 and 6."""
 FIELDS = {0: 1, 1: 16, 2: 34, 3: 70, 4: 142, 5: 286}
 """Receptive field in pixels of a D with so many strided layers (Section 6.1.2)."""
 PAPER_SIDE = 256
@@ -45,7 +44,7 @@ def objectives(base: Config, pairs: int) -> Study:
     return Study(
         name="objectives",
         title="Which terms does the objective need?",
-        question="L1 alone, an adversarial term alone, D with or without sight of the source, or both together?",
+        question="L1 alone, an adversarial term alone, with D seeing the source or not, or both together?",
         answer="L1 alone is plausible but blurred and greyish. cGAN alone is sharp, with artefacts. A D that "
         "does not see the source lets G make nearly the same image whatever the source; adding L1 largely "
         "repairs that. L1+cGAN scores best, and its colours are the nearest to the real ones.",
@@ -54,41 +53,45 @@ def objectives(base: Config, pairs: int) -> Study:
             _more("cGAN beats GAN", "class_iou", "cgan", "gan", "Table 1"),
             _more("L1+cGAN beats L1", "class_iou", "l1-cgan", "l1", "Table 1"),
             _more("L1+cGAN beats cGAN", "pixel_accuracy", "l1-cgan", "cgan", "Table 1"),
-            _more("L1+GAN beats GAN: L1 repairs the unconditional GAN", "class_iou", "l1-gan", "gan", "Table 1"),
+            _more(
+                "L1+GAN beats GAN: L1 repairs the unconditional GAN", "class_iou", "l1-gan", "gan", "Table 1"
+            ),
             _more("L1+GAN beats L1", "class_iou", "l1-gan", "l1", "Table 1"),
             _more("L1+cGAN beats L1+GAN", "class_iou", "l1-cgan", "l1-gan", "Table 1"),
-            _more("GAN's outputs depend on the source less than cGAN's", "variety", "cgan", "gan", "Section 4.2"),
+            _more(
+                "GAN's outputs depend on the source less than cGAN's", "variety", "cgan", "gan", "Section 4.2"
+            ),
             _more("L1 is blurred beside L1+cGAN", "fine_detail", "l1-cgan", "l1", "Section 4.2, Figure 4"),
             _more("L2 blurs more than L1", "fine_detail", "l1", "l2", "Section 3.1"),
-            _more("L1+cGAN is more colourful than L1", "colour_spread", "l1-cgan", "l1", "Section 4.2.2, Figure 7"),
-            _more("L1+cGAN's a and b are nearer to the real ones than L1's", "ab_intersection", "l1-cgan", "l1",
-                  "Figure 7 (d)"),
+            _more(
+                "L1+cGAN is more colourful than L1",
+                "colour_spread",
+                "l1-cgan",
+                "l1",
+                "Section 4.2, Figure 7",
+            ),
+            _more(
+                "L1+cGAN's a and b are nearer to the real ones than L1's",
+                "ab_intersection",
+                "l1-cgan",
+                "l1",
+                "Figure 7 (d)",
+            ),
         ),
         paper=(
-            PaperTable(
-                title="Table 1: Cityscapes, labels to photo",
-                columns=FCN,
-                rows={
-                    "L1": (0.42, 0.15, 0.11), "GAN": (0.22, 0.05, 0.01), "cGAN": (0.57, 0.22, 0.16),
-                    "L1+GAN": (0.64, 0.20, 0.15), "L1+cGAN": (0.66, 0.23, 0.17), "Ground truth": (0.80, 0.26, 0.21),
-                },
-            ),
-            PaperTable(
-                title="Figure 7 (d): Cityscapes, histogram intersection with the ground truth",
-                columns=("L", "a", "b"),
-                rows={
-                    "L1": (0.81, 0.69, 0.70), "cGAN": (0.87, 0.74, 0.84), "L1+cGAN": (0.86, 0.84, 0.82),
-                    "PixelGAN": (0.83, 0.68, 0.78),
-                },
-            ),
+            TABLE_1,
+            FIGURE_7D,
         ),
-    )  # fmt: skip
+    )
 
 
 def generators(base: Config, pairs: int) -> Study:
     """Table 2, Figure 5: do the skips matter, with and without an adversarial term?"""
-    nets = {"encoder-decoder": ("Encoder-decoder", "none"), "unet": ("U-Net", "concat"),
-            "unet-add": ("U-Net, skips added", "add")}  # fmt: skip
+    nets = {
+        "encoder-decoder": ("Encoder-decoder", "none"),
+        "unet": ("U-Net", "concat"),
+        "unet-add": ("U-Net, skips added", "add"),
+    }
     variants = tuple(
         Variant(
             name=f"{name}-{'l1-cgan' if gan else 'l1'}",
@@ -106,38 +109,38 @@ def generators(base: Config, pairs: int) -> Study:
         "realistic images. (The paper used batch size 10 here. Skips by addition are not in the paper.)",
         variants=variants,
         findings=(
-            _more("U-Net beats the encoder-decoder under L1", "class_iou", "unet-l1", "encoder-decoder-l1", "Table 2"),
-            _more("U-Net beats the encoder-decoder under L1+cGAN", "class_iou", "unet-l1-cgan",
-                  "encoder-decoder-l1-cgan", "Table 2"),
+            _more(
+                "U-Net beats the encoder-decoder under L1",
+                "class_iou",
+                "unet-l1",
+                "encoder-decoder-l1",
+                "Table 2",
+            ),
+            _more(
+                "U-Net beats the encoder-decoder under L1+cGAN",
+                "class_iou",
+                "unet-l1-cgan",
+                "encoder-decoder-l1-cgan",
+                "Table 2",
+            ),
             _more("With a U-Net, L1+cGAN beats L1", "class_iou", "unet-l1-cgan", "unet-l1", "Table 2"),
-            _more("With an encoder-decoder, L1+cGAN does worse than L1", "class_iou", "encoder-decoder-l1",
-                  "encoder-decoder-l1-cgan", "Table 2"),
-        ),
-        paper=(
-            PaperTable(
-                title="Table 2: Cityscapes, labels to photo, batch size 10",
-                columns=FCN,
-                rows={
-                    "Encoder-decoder, L1": (0.35, 0.12, 0.08), "Encoder-decoder, L1+cGAN": (0.29, 0.09, 0.05),
-                    "U-Net, L1": (0.48, 0.18, 0.13), "U-Net, L1+cGAN": (0.55, 0.20, 0.14),
-                },
+            _more(
+                "With an encoder-decoder, L1+cGAN does worse than L1",
+                "class_iou",
+                "encoder-decoder-l1",
+                "encoder-decoder-l1-cgan",
+                "Table 2",
             ),
         ),
-    )  # fmt: skip
+        paper=(TABLE_2,),
+    )
 
 
 PATCHES_ANSWER = (
-    "1x1 has more colour than L1 but is no sharper. 16x16 is sharp, with tiling artefacts. 70x70 takes the tiles "
-    "away and scores slightly better. 286x286 looks no better and scores much worse: it is harder to train."
+    "1x1 has more colour than L1 but is no sharper. 16x16 is sharp, with tiling artefacts. 70x70 takes the "
+    "tiles away and scores slightly better. 286x286 looks no better and scores much worse: it is harder to "
+    "train."
 )
-TABLE_3 = PaperTable(
-    title="Table 3: Cityscapes, labels to photo, L1+cGAN",
-    columns=FCN,
-    rows={
-        "1x1": (0.39, 0.15, 0.10), "16x16": (0.65, 0.21, 0.17), "70x70": (0.66, 0.23, 0.17),
-        "286x286": (0.42, 0.16, 0.11),
-    },
-)  # fmt: skip
 
 
 def patches(base: Config, pairs: int) -> Study:
@@ -171,12 +174,17 @@ def patches_scaled(base: Config, pairs: int) -> Study:
     names = {paper: _patch_name(FIELDS[layers]) for layers, paper in chosen.items()}
     variants = (_l1_beside(base), *(_patch(base, layers, paper) for layers, paper in chosen.items()))
     findings = [
-        _more(f"{names[a]} beats {names[b]} ({a} against {b} px of 256)", score, names[a], names[b], "Table 3")
+        _more(
+            f"{names[a]} beats {names[b]} ({a} against {b} px of 256)", score, names[a], names[b], "Table 3"
+        )
         for a, b, score in (
-            (70, 1, "class_iou"), (16, 1, "class_iou"), (70, 286, "class_iou"), (70, 16, "class_accuracy")
+            (70, 1, "class_iou"),
+            (16, 1, "class_iou"),
+            (70, 286, "class_iou"),
+            (70, 16, "class_accuracy"),
         )
         if a in names and b in names
-    ]  # fmt: skip
+    ]
     if 70 in names:
         findings += _pixel_gan(names[1], names[70])
     return Study(
@@ -209,9 +217,15 @@ def _patch(base: Config, layers: int, paper: int) -> Variant:
 
 def _pixel_gan(pixel: str, patch: str) -> tuple[Finding, ...]:
     return (
-        _more("PixelGAN widens the a,b histograms beside L1", "colour_spread", pixel, "l1", "Section 4.4, Figure 7"),
+        _more(
+            "PixelGAN widens the a,b histograms beside L1",
+            "colour_spread",
+            pixel,
+            "l1",
+            "Section 4.4, Figure 7",
+        ),
         _more(f"{patch} is sharper than PixelGAN", "fine_detail", patch, pixel, "Section 4.4, Figure 6"),
-    )  # fmt: skip
+    )
 
 
 def segmentation(base: Config, pairs: int) -> Study:
@@ -232,13 +246,7 @@ def segmentation(base: Config, pairs: int) -> Study:
             _more("L1 beats cGAN", "class_iou", "l1", "cgan", "Table 6"),
             _more("L1+cGAN beats cGAN", "class_iou", "l1-cgan", "cgan", "Table 6"),
         ),
-        paper=(
-            PaperTable(
-                title="Table 6: Cityscapes, photo to labels",
-                columns=FCN,
-                rows={"L1": (0.86, 0.42, 0.35), "cGAN": (0.74, 0.28, 0.22), "L1+cGAN": (0.83, 0.36, 0.29)},
-            ),
-        ),
+        paper=(TABLE_6,),
     )
 
 
@@ -249,10 +257,13 @@ def lambda_(base: Config, pairs: int) -> Study:
         Variant(
             name=str(weight),
             title=f"λ = {weight}",
-            fields={"objective.lambda_l1": float(weight), "objective.lambda_gan": base.objective.lambda_gan or 1.0},
+            fields={
+                "objective.lambda_l1": float(weight),
+                "objective.lambda_gan": base.objective.lambda_gan or 1.0,
+            },
         )
         for weight in weights
-    )  # fmt: skip
+    )
     return Study(
         name="lambda",
         title="How much L1 beside the cGAN?",
@@ -263,13 +274,7 @@ def lambda_(base: Config, pairs: int) -> Study:
             _more("λ = 100 beats λ = 0", "pixel_accuracy", "100", "0", "Table 1"),
             _more("λ = 100 beats λ = 0", "class_iou", "100", "0", "Table 1"),
         ),
-        paper=(
-            PaperTable(
-                title="Table 1: Cityscapes, labels to photo",
-                columns=FCN,
-                rows={"λ = 0 (cGAN)": (0.57, 0.22, 0.16), "λ = 100 (L1+cGAN)": (0.66, 0.23, 0.17)},
-            ),
-        ),
+        paper=(LAMBDA,),
     )
 
 
@@ -287,13 +292,7 @@ def batch(base: Config, pairs: int) -> Study:
         "same number of epochs.",
         variants=variants,
         findings=(_more("Batch size 1 beats 10", "class_iou", "1", "10", "Tables 1 and 2"),),
-        paper=(
-            PaperTable(
-                title="Tables 1 and 2: Cityscapes, labels to photo, U-Net, L1+cGAN",
-                columns=FCN,
-                rows={"batch size 1": (0.66, 0.23, 0.17), "batch size 10": (0.55, 0.20, 0.14)},
-            ),
-        ),
+        paper=(BATCH,),
     )
 
 
@@ -302,32 +301,50 @@ def noise(base: Config, pairs: int) -> Study:
     variants = (
         Variant(name="none", title="no noise", fields={"generator.noise": "none"}),
         Variant(
-            name="dropout-train", title="dropout in training", fields={"generator.noise": "dropout"},
-            dropout=False, runs_of="dropout",
+            name="dropout-train",
+            title="dropout in training",
+            fields={"generator.noise": "dropout"},
+            dropout=False,
+            runs_of="dropout",
         ),
-        Variant(name="dropout", title="dropout in training and test", fields={"generator.noise": "dropout"},
-                dropout=True),
+        Variant(
+            name="dropout",
+            title="dropout in training and test",
+            fields={"generator.noise": "dropout"},
+            dropout=True,
+        ),
         Variant(name="gaussian", title="Gaussian z", fields={"generator.noise": "gaussian"}, dropout=True),
-    )  # fmt: skip
+    )
     return Study(
         name="noise",
         title="Does G use its noise?",
-        question="No noise, dropout in training only, in training and test, or a Gaussian z as a channel of x.",
+        question="No noise, dropout in training only, in training and test, or a Gaussian channel beside x.",
         answer="G learns to ignore a Gaussian z; with dropout the output varies, but only slightly.",
         variants=variants,
         findings=(
             Finding(
                 statement="G ignores a Gaussian z: two samples lie less than one 8-bit grey level apart",
-                source="Section 3.1", score="sample_distance", higher="gaussian", below=1.0,
+                source="Section 3.1",
+                score="sample_distance",
+                higher="gaussian",
+                below=1.0,
             ),
             Finding(
                 statement="With dropout two samples lie less than a tenth as far apart as two targets do",
-                source="Section 3.1", score="sample_share", higher="dropout", below=0.1,
+                source="Section 3.1",
+                score="sample_share",
+                higher="dropout",
+                below=0.1,
             ),
-            _more("Dropout varies the output more than a Gaussian z", "sample_distance", "dropout", "gaussian",
-                  "Section 3.1"),
+            _more(
+                "Dropout varies the output more than a Gaussian z",
+                "sample_distance",
+                "dropout",
+                "gaussian",
+                "Section 3.1",
+            ),
         ),
-    )  # fmt: skip
+    )
 
 
 def data(base: Config, pairs: int) -> Study:
@@ -348,13 +365,15 @@ def data(base: Config, pairs: int) -> Study:
         variants=variants,
         findings=(
             _more(f"{ends[1]} pairs beat {ends[0]}", "ssim", ends[1], ends[0], "expected; not in the paper"),
-            _more(f"{ends[1]} pairs beat {ends[0]}", "class_iou", ends[1], ends[0], "expected; not in the paper"),
+            _more(
+                f"{ends[1]} pairs beat {ends[0]}", "class_iou", ends[1], ends[0], "expected; not in the paper"
+            ),
         )
         if len(counts) > 1
         else (),
         curve=tuple(map(float, counts)),
         curve_title="training pairs",
-    )  # fmt: skip
+    )
 
 
 def _more(statement: str, score: str, higher: str, lower: str, source: str) -> Finding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,9 +95,6 @@ class Study:
         Raises:
             StudyError: There is no such variant.
         """
-        import dataclasses
-        import difflib
-
         known = [variant.name for variant in self.variants]
         for name in names:
             if name not in known:
