@@ -157,7 +157,13 @@ def test_the_training_step_knows_nothing_of_data_and_files_of_images() -> None:
 
 
 def test_the_command_line_imports_at_module_level_only_config_and_presets() -> None:
-    light = {"pairloom.config", "pairloom.configfile", "pairloom.presets"}
+    light = {"pairloom.config", "pairloom.configfile", "pairloom.presets", "pairloom.ablation.studies"}
+    assert ours("pairloom.ablation.studies") | ours("pairloom.ablation.paper_tables") <= {
+        "pairloom.config",
+        "pairloom.ablation.study",
+        "pairloom.ablation.paper_tables",
+    }
+    assert ours("pairloom.ablation.study") == set()
     assert ours("pairloom.flags") <= light
     assert ours("pairloom.cli", module_level=True) <= light | {"pairloom.flags"}
 

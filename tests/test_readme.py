@@ -15,6 +15,10 @@ import pytest
 
 from conftest import cli, write_pairs
 from pairloom import configfile, presets
+from pairloom.ablation.grid import read_grid
+from pairloom.ablation.plan import Plan
+from pairloom.ablation.scores import SCORES
+from pairloom.ablation.studies import CUSTOM, STUDIES
 from pairloom.cli import COMMANDS, main
 from pairloom.configfile import override
 from pairloom.flags import parse_run
@@ -22,8 +26,8 @@ from pairloom.flags import parse_run
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {
-    path.name: path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
 
 
@@ -113,7 +117,7 @@ def test_the_values_of_the_pages_are_possible() -> None:
 
 
 def test_the_toml_of_the_pages_is_a_configuration() -> None:
-    blocks = list(fenced("toml"))
+    blocks = [text for text in fenced("toml") if "[grid]" not in text]
     assert blocks
     for text in blocks:
         for name in presets.PRESETS:
@@ -159,3 +163,22 @@ def test_the_tree_names_every_file() -> None:
     for path in (ROOT / "src" / "pairloom").rglob("*.py"):
         if path.name not in ("__main__.py", "__init__.py"):
             assert path.name in text, f"{path.name} is not in docs/architecture.md"
+
+
+def test_the_grid_of_the_pages_is_a_study(tmp_path: Path) -> None:
+    grids = [text for text in fenced("toml") if "[grid]" in text]
+    assert grids
+    for text in grids:
+        (tmp_path / "grid.toml").write_text(text, encoding="utf-8")
+        study = read_grid(tmp_path / "grid.toml", SCORES)
+        plan = Plan.make(tmp_path / "out", study, presets.paper(), seeds=1, pairs=400)
+        assert len(list(plan.cells())) == 5
+
+
+def test_every_study_has_a_page_with_its_command_and_every_score_a_name() -> None:
+    for name in (*STUDIES, CUSTOM):
+        page = PAGES[f"docs/studies/{name.removesuffix('-scaled')}.md"]
+        assert re.search(rf"^pairloom ablate {name} .*--out", page, re.MULTILINE), name
+        for part in ("**The question", "**How to read it"):
+            assert part in page, name
+    assert set(re.findall(r"`(\w+)`", PAGES["docs/studies/custom.md"])) >= set(SCORES)

@@ -132,7 +132,8 @@ class Plan:
             length = {"training.steps": count, "logging.save_every_steps": every, "training.seed": seed}
             config = configfile.override(config, length)
         except ConfigError as error:
-            raise StudyError(f"variant {trained.name!r} of {self.study.name}: {error}") from error
+            hint = f" {self.study.hint}" if self.study.hint else ""
+            raise StudyError(f"variant {trained.name!r} of {self.study.name}: {error}{hint}") from error
         return Cell(variant=trained, seed=seed, config=config, path=path)
 
     def save(self) -> None:

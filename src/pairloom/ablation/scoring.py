@@ -7,15 +7,15 @@ that has changed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from pairloom.ablation.judge import Judge
+from pairloom.ablation.scores import Arrays
 from pairloom.checkpoint import write_atomically
 from pairloom.config import DataConfig
 from pairloom.data import Pair, evenly, fingerprint, load_pair
@@ -27,11 +27,6 @@ from pairloom.evaluation.spectrum import Spectrum
 from pairloom.images import ImageSpec
 from pairloom.translator import Translator
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-"""By name, one entry an image: names, l1, psnr, ssim, variety, samples, and where the images allow them
-confusion, lab_outputs, lab_targets, detail; what they are is said where `Collector` makes them."""
-Draw = Callable[[Tensor, Tensor, int], Tensor]
-"""An output from source (C, H, W), target (C', H, W) and the number of the sample."""
 VERSION = 1
 MEAN_OF = 500
 """Training targets that the mean target is of, at most."""

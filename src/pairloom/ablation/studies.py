@@ -160,6 +160,7 @@ def patches(base: Config, pairs: int) -> Study:
             *_pixel_gan("1x1", "70x70"),
         ),
         paper=(TABLE_3,),
+        hint="For all of them use crops of 128 pixels or more, or patches-scaled; or choose with --only.",
     )
 
 

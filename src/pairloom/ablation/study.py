@@ -79,6 +79,8 @@ class Study:
     curve: tuple[float, ...] = ()
     """A number for each variant, where the score is to be drawn over it."""
     curve_title: str = ""
+    hint: str = ""
+    """What to do where one of the variants cannot be."""
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]

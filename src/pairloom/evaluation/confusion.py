@@ -140,12 +140,21 @@ def resampled(
 
     Shapes: matrices (N, K, K) or (N, K, K + 1) -> (resamples,) each.
     """
-    given = np.asarray(matrices)
-    count = len(given)
+    count = len(np.asarray(matrices))
     times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    return weighted(matrices, times.astype(np.float64), classes=classes)
+
+
+def weighted(
+    matrices: npt.ArrayLike, weights: Figures, *, classes: Sequence[int] | None = None
+) -> dict[str, Figures]:
+    """The three figures of data sets that hold each image so many times.
+
+    Shapes: matrices (N, K, K) or (N, K, K + 1), weights (R, N) -> (R,) each.
+    """
     # A data set's sums are linear in how often each image is drawn: one product instead of many matrices.
-    sums = _sums(_only(given, classes))
-    drawn = (times.astype(np.float64) @ sums.reshape(count, -1)).reshape(resamples, 3, -1)
+    sums = _sums(_only(np.asarray(matrices), classes))
+    drawn = (weights @ sums.reshape(len(sums), -1)).reshape(len(weights), 3, -1)
     return dict(zip(MEASURES, _measures(drawn[:, 0], drawn[:, 1], drawn[:, 2]), strict=True))
 
 

@@ -70,10 +70,16 @@ def render_views(pictures: Sequence[Picture]) -> Markup:
     return Markup('<div class="views wide" style="--n: {}">{}</div>').format(len(pictures), views)
 
 
-def render(template: str, page: dict[str, Any]) -> str:
-    """A page from its template; whatever the page says is escaped, unless it is markup of ours."""
+def render(template: str, page: dict[str, Any], *, folder: Path | None = None) -> str:
+    """A page from its template; whatever the page says is escaped, unless it is markup of ours.
+
+    Args:
+        template: Its name.
+        page: What it says.
+        folder: Of another room's templates, which may include those that lie here; None: only these.
+    """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*filter(None, (folder,)), Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,294 @@
+"""The page of a study: one self-contained HTML file with the question, the verdict, and what it rests on.
+
+``study.html.jinja`` holds the looks and most of the words, this module the facts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.colors import to_hex
+
+from pairloom import configfile
+from pairloom.ablation.curves import Frame, histograms, interval_bar, learning_curves, over_numbers
+from pairloom.ablation.figures import Figures, Judged, make_figures, write_figure
+from pairloom.ablation.findings import Verdict
+from pairloom.ablation.plan import Plan
+from pairloom.ablation.results import Results, Row
+from pairloom.ablation.scores import SCORES, Score
+from pairloom.ablation.study import PaperTable
+from pairloom.ablation.uncertainty import Estimate
+from pairloom.checkpoint import write_text_atomically
+from pairloom.config import Config, height_width
+from pairloom.evaluation.gallery import Picture, picture, render
+from pairloom.evaluation.patches import MAP_COLOURS
+from pairloom.rundir import read_json
+
+FAMILIES = {
+    "confusion": "By class",
+    "l1": "Pixel by pixel",
+    "lab_outputs": "Colour",
+    "detail": "Sharpness, variety, noise",
+    "variety": "Sharpness, variety, noise",
+}
+"""Tables of scores, by the first array that theirs need; others stand with the score before them."""
+BESIDE = {"Class IoU": "By class", "a": "Colour"}
+"""Which of them a table of the paper stands beside, by a column that it has."""
+CURVES = ("class_iou", "ssim", "l1", "fine_detail")
+"""Scores that are drawn over a study's numbers, besides those that its findings ask for."""
+GAP_PX, ROOM_PX = 4, 1056
+"""Between the pictures of a row, and for the whole row on a wide screen."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """Scores that belong together, and the paper's tables of the same."""
+
+    title: str
+    scores: tuple[Score, ...]
+    paper: tuple[PaperTable, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sheet:
+    """Rows of pictures below the titles of their columns."""
+
+    heads: tuple[tuple[str, str], ...]
+    """Title, and a remark below it."""
+    rows: tuple[tuple[str, tuple[Picture | str, ...]], ...]
+    """Name, and the pictures, or the word that stands instead."""
+    width_px: int
+    """Of each picture on the page."""
+
+
+def write_page(out: Path, plan: Plan, results: Results) -> Path:
+    """Write OUT/study.html and OUT/figure.png.
+
+    Args:
+        out: The study's folder.
+        plan: Its runs: the pictures and the curves are theirs.
+        results: Its figures.
+
+    Returns:
+        The page.
+
+    Raises:
+        DataError: The data are no longer there.
+        CheckpointError: A run's weights are damaged.
+    """
+    figures = make_figures(plan, results.split)
+    write_figure(out / "figure.png", figures)
+    blocks, others = numbers(results)
+    page = {
+        "study": results.study,
+        "results": results,
+        "facts": facts(plan, results),
+        "setup": setup(plan, results),
+        "verdicts": [(v, SCORES[v.finding.score], *tested(v)) for v in results.verdicts],
+        "blocks": blocks,
+        "other_tables": others,
+        "sheet": sheet(figures),
+        "seeds_shown": sorted({c.seed for c in figures.columns if c.seed is not None}),
+        "judged_on": figures.names[0] if figures.names else "",
+        "maps": patch_sheet(figures.judged),
+        "modes": {judged.gan_mode for judged in figures.judged},
+        "scale": [to_hex(MAP_COLOURS(v / 4)) for v in range(5)],
+        "histograms": histograms(results),
+        "curves": learning_curves(plan),
+        "over": over(results),
+        "gap": GAP_PX,
+        "number": number,
+        "ends": ends,
+        "written": datetime.now().isoformat(" ", "minutes"),
+    }
+    write_text_atomically(out / "study.html", render("study.html.jinja", page, folder=Path(__file__).parent))
+    return out / "study.html"
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Numbers
+
+
+def numbers(results: Results) -> tuple[list[Block], list[PaperTable]]:
+    """Our tables, each with the paper's of the same scores; and those of the paper that have none beside."""
+    families: dict[str, list[Score]] = {}
+    family = "Scores"
+    for score in SCORES.values():
+        family = FAMILIES.get(score.needs[0], family)
+        if score in results.scores:
+            families.setdefault(family, []).append(score)
+    paper: dict[str, list[PaperTable]] = {}
+    for table in results.study.paper:
+        where = next((block for column, block in BESIDE.items() if column in table.columns), "")
+        paper.setdefault(where if where in families else "", []).append(table)
+    blocks = [
+        Block(title=title, scores=tuple(scores), paper=tuple(paper.get(title, ())))
+        for title, scores in families.items()
+    ]
+    return blocks, paper.get("", [])
+
+
+def number(value: float, digits: int, *, sign: str = "") -> str:
+    """A figure with the typographer's minus; a dash where there is none."""
+    return f"{value:{sign}z.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def ends(e: Estimate, digits: int, *, sign: str = "") -> str:
+    """Of the interval; empty where there is none."""
+    if not (math.isfinite(e.low) and math.isfinite(e.high)):
+        return ""
+    return f"{number(e.low, digits, sign=sign)} to {number(e.high, digits, sign=sign)}"
+
+
+def tested(verdict: Verdict) -> tuple[str, str, Markup]:
+    """What a finding is judged by: its figure, the ends of the interval, and both drawn."""
+    finding, e = verdict.finding, verdict.figures
+    if e is None:
+        return "–", "", Markup("")
+    threshold = next((v for v in (finding.above, finding.below) if v is not None), 0.0)
+    sign, digits = "+" if finding.lower else "", SCORES[finding.score].digits
+    # An end that excludes the threshold must not look as if it were on it.
+    if any(v != threshold and number(v, digits) == number(threshold, digits) for v in (e.low, e.high)):
+        digits += 2
+    bar = interval_bar(e.mean, e.low, e.high, threshold)
+    return number(e.mean, digits, sign=sign), ends(e, digits, sign=sign), bar
+
+
+def over(results: Results) -> list[Frame]:
+    """The main scores over the study's numbers."""
+    study = results.study
+    rows: Sequence[Row] = results.rows[: len(study.curve)]
+    wanted = {*CURVES, *(finding.score for finding in study.findings)}
+    return [
+        over_numbers(score.heading, study.curve, [row.cells[score.name] for row in rows], study.curve_title)
+        for score in results.scores
+        if rows and score.name in wanted
+    ]
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def sheet(figures: Figures) -> Sheet:
+    """The figure: source, what each variant makes of it, target."""
+    found = [figure_column.pictures for figure_column in figures.columns]
+    rows = [
+        (
+            name,
+            tuple(
+                picture(column.pictures[row], "", _alt(column.title, name))
+                if column.pictures
+                else column.instead
+                for column in figures.columns
+            ),
+        )
+        for row, name in enumerate(figures.names)
+    ]
+    return Sheet(
+        heads=tuple((column.title, "") for column in figures.columns),
+        rows=tuple(rows),
+        width_px=_width(rows, len(found), most=256),
+    )
+
+
+def _alt(title: str, name: str) -> str:
+    return f"{title} of {name}" if title in ("source", "target") else f"output of {title} for {name}"
+
+
+def patch_sheet(judged: Sequence[Judged]) -> Sheet | None:
+    """What each D says of its variant's output, and of the target; None where there is no D."""
+    if not judged:
+        return None
+    heads = []
+    for one in judged:
+        d, (down, across) = one.discriminator, one.grid
+        field = f"{d.receptive_field} × {d.receptive_field} px, {across} × {down} patches"
+        heads.append((one.title, field + ("" if d.conditional else ", source unseen")))
+    rows = [
+        ("output", [picture(j.output, "", f"output of {j.title}") for j in judged]),
+        (
+            "D's map of the output",
+            [
+                picture(j.output_map, f"mean {j.output_mean:.2f}", f"patch map of the output of {j.title}")
+                for j in judged
+            ],
+        ),
+        (
+            "D's map of the target",
+            [
+                picture(
+                    j.target_map, f"mean {j.target_mean:.2f}", f"patch map of the target by D of {j.title}"
+                )
+                for j in judged
+            ],
+        ),
+    ]
+    shown = tuple((name, tuple(pictures)) for name, pictures in rows)
+    return Sheet(heads=tuple(heads), rows=shown, width_px=_width(shown, len(judged), most=192))
+
+
+def _width(rows: Sequence[tuple[str, Sequence[Picture | str]]], columns: int, *, most: int) -> int:
+    """The whole multiple of the pictures' own width that fits; what is too wide is shown smaller."""
+    room = min(max((ROOM_PX + GAP_PX) // columns - GAP_PX, 128), most)
+    own = max((p.width for _, row in rows for p in row if isinstance(p, Picture)), default=room)
+    return own * max(room // own, 1) if own <= room else room
+
+
+# -----------------------------------------------------------------------------------------------------------
+# How it was done
+
+
+def facts(plan: Plan, results: Results) -> list[tuple[str, str]]:
+    """What stands below the question."""
+    height, width = height_width(plan.base.data.crop_size)
+    seeds = f"{plan.seeds}, of each variant"
+    return [
+        ("Data", Path(plan.base.data.path).name or plan.base.data.path),
+        ("Image size", f"{width} × {height} px"),
+        ("Seeds", seeds),
+        ("Each run saw", f"{plan.images:,} images".replace(",", "\N{THIN SPACE}")),
+        ("Scored on", f"{results.test_images} images, {results.split} split"),
+        ("Device", _device(plan)),
+    ]
+
+
+def _device(plan: Plan) -> str:
+    """Where the runs were trained; several, where they differ."""
+    devices = []
+    for cell in plan.cells():
+        file = cell.path / "environment.json"
+        if file.exists():
+            environment = read_json(file)
+            devices.append(str(environment.get("cuda") or environment.get("device") or ""))
+    return ", ".join(dict.fromkeys(filter(None, devices))) or plan.base.training.device
+
+
+def setup(plan: Plan, results: Results) -> dict[str, Any]:
+    """The variants, and the configuration that they start from."""
+    return {
+        "data": plan.base.data.path,
+        "direction": plan.base.data.direction,
+        "runs": str(plan.out / "runs"),
+        "base": configfile.differences(Config(), plan.base),
+        "variants": list(_variants(plan, results)),
+    }
+
+
+def _variants(plan: Plan, results: Results) -> Iterator[dict[str, Any]]:
+    for variant in plan.study.variants:
+        fields = [f"{name} = {value}" for name, value in variant.fields.items()]
+        if variant.dropout is not None:
+            fields.append(f"noise {'on' if variant.dropout else 'off'} at test")
+        yield {
+            "title": variant.title,
+            "fields": fields,
+            "folder": variant.run_name,
+            "done": len(results.runs.get(variant.name, ())),
+        }
