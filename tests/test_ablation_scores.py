@@ -188,12 +188,21 @@ def test_what_makes_an_image_hard_cancels_in_a_difference() -> None:
     assert alone.high - alone.low > 10 * (found.high - found.low)
 
 
-@pytest.mark.parametrize("seeds", [2, 3])
 @pytest.mark.parametrize(
-    ("of_seed", "of_image", "of_both"), [(1.0, 0.1, 0.1), (0.2, 1.0, 0.2), (0.3, 1.0, 0.5), (0.02, 0.5, 0.1)]
+    ("seeds", "of_seed", "of_image", "of_both", "least"),
+    [
+        (3, 1.0, 0.1, 0.1, 0.92),
+        (3, 0.2, 1.0, 0.2, 0.92),
+        (3, 0.3, 1.0, 0.5, 0.92),
+        (3, 0.02, 0.5, 0.1, 0.92),
+        (5, 0.5, 1.0, 0.3, 0.92),
+        # At worst seeds matter a few times as much as images, and happen to agree.
+        (3, 1.3, 1.0, 0.1, 0.90),
+        (2, 1.3, 1.0, 0.1, 0.86),
+    ],
 )
 def test_the_interval_covers_the_truth_as_often_as_it_says(
-    seeds: int, of_seed: float, of_image: float, of_both: float
+    seeds: int, of_seed: float, of_image: float, of_both: float, least: float
 ) -> None:
     rng = np.random.default_rng(5)
     covered = {"mean": 0, "difference": 0}
@@ -210,12 +219,12 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(
         for name, found in (("mean", estimate(L1, a)), ("difference", difference(L1, a, b))):
             covered[name] += found.low <= 0 <= found.high
     for name, count in covered.items():
-        assert count / times >= 0.92, (name, count / times)
+        assert count / times >= least, (name, count / times)
         assert count / times < 0.995, f"{name}: so wide an interval could decide nothing"
 
 
 def test_a_ratio_of_sums_is_covered_as_often() -> None:
-    """Pixel accuracy over images of very different sizes: 0.6 but for the seed's luck and the image's ease."""
+    """Pixel accuracy of images of many sizes: 0.6 but for the seed's luck and the image's ease."""
     rng = np.random.default_rng(7)
     covered = 0
     for _ in range(400):

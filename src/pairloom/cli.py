@@ -17,6 +17,7 @@ import tyro
 from pairloom import configfile, presets
 from pairloom.config import DataConfig
 from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run, parse_study
+from pairloom.study.commands import COMMANDS as STUDY_COMMANDS
 
 
 def demo(out: Out = Path("runs/demo")) -> None:
@@ -322,7 +323,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "segmenter train": segmenter_train,
     "ablate": ablate,
     "report": report,
+    **STUDY_COMMANDS,
 }
+GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
+"""First words of the commands of two."""
 OWN_PARSER = {train, check, ablate}
 """Commands whose flags start from a preset, which must be known before the others are parsed."""
 
@@ -380,7 +384,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
         name = " ".join(arguments[:length])
         if name in COMMANDS:
             return name, arguments[length:]
-    first = " ".join(arguments[:2] if arguments[:1] in (["data"], ["segmenter"]) else arguments[:1])
+    first = " ".join(arguments[: 2 if arguments and arguments[0] in GROUPS else 1])
     wants_help = not arguments or arguments[-1] in ("-h", "--help")
     if arguments[:1] == ["--version"]:
         from pairloom import __version__

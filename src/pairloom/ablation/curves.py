@@ -191,10 +191,7 @@ def _frames(
     images: int,
 ) -> Iterator[Frame]:
     means = {t: {key: mean_curve(c) for key, c in found.items() if c} for t, found in curves.items()}
-    values = np.concatenate([y for found in means.values() for _, y in found.values()])
-    ends = *levels.values(), float(values.max()), float(values.min())
-    top, low = max(ends), min(*ends, 0)
-    axes = Axes(x=(0, images), y=(1.06 * low, (1.06 * top) or 1), x_title="images seen")
+    axes = Axes(x=(0, images), y=_y_range(means, levels), x_title="images seen")
     for title, found in curves.items():
         inside = []
         if title in levels:
@@ -203,13 +200,24 @@ def _frames(
         said = []
         for (key, runs), colour in zip(found.items(), COLOURS, strict=False):
             if len(runs) > 1:
-                inside += [f'<path d="{axes.path(one)}" {stroke(colour, 0.8, opacity=0.4)}/>' for one in runs]
+                inside += [
+                    f'<path d="{axes.path(one)}" {stroke(colour, 0.8, opacity=0.55)}/>' for one in runs
+                ]
             if runs:
                 dashes = "5 2.5" if colour == COLOURS[1] else ""
                 mean = means[title][key]
                 inside.append(f'<path d="{axes.path(mean)}" {stroke(colour, 1.9, dashes=dashes)}/>')
                 said.append(f"{key} from {mean[1][0]:.3g} to {mean[1][-1]:.3g}")
         yield Frame(title=title, svg=axes.drawn(f"{what}, {title}: {', '.join(said)}", inside))
+
+
+def _y_range(means: Mapping[str, Mapping[str, Points]], levels: Mapping[str, float]) -> tuple[float, float]:
+    """All means and levels; from 0 where there are levels, whose distance from 0 says something."""
+    values = np.concatenate([y for found in means.values() for _, y in found.values()])
+    low = min(float(values.min()), *levels.values(), *([0.0] if levels else []), math.inf)
+    high = max(float(values.max()), *levels.values(), -math.inf)
+    margin = 0.06 * (high - low) or 0.1
+    return (low if levels and low == 0 else low - margin), high + margin
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -287,16 +295,15 @@ def _ends(e: Estimate) -> tuple[float, float]:
     return (e.low, e.high) if math.isfinite(e.low) else (e.mean, e.mean)
 
 
-def interval_bar(mean: float, low: float, high: float, threshold: float = 0) -> Markup:
+def interval_bar(e: Estimate, threshold: float, colour: str) -> Markup:
     """An interval beside the value that it must exclude, drawn for the eye; its figures stand beside it."""
-    if not all(map(math.isfinite, (mean, low, high))):
+    if not (e.is_finite and math.isfinite(e.low)):
         return Markup("")
-    largest = max(abs(v - threshold) for v in (mean, low, high)) or 1
-    m, a, b = (70 + 62 * (v - threshold) / largest for v in (mean, low, high))
-    colour = COLOURS[0] if (low > threshold or high < threshold) else "var(--ink-2)"
+    largest = max(abs(v - threshold) for v in (e.mean, e.low, e.high)) or 1
+    mean, low, high = (60 + 54 * (v - threshold) / largest for v in (e.mean, e.low, e.high))
     return Markup(
-        '<svg class="bar" viewBox="0 0 140 18" width="140" height="18" aria-hidden="true">'
-        f'<path d="M70 1v16" stroke="var(--ink-2)" stroke-width="1" stroke-dasharray="2 2"/>'
-        f'<path d="M{a:.1f} 9H{b:.1f}" stroke="{colour}" stroke-width="2"/>'
-        f'<circle cx="{m:.1f}" cy="9" r="3.6" fill="{colour}"/></svg>'
+        '<svg class="bar" viewBox="0 0 120 18" width="120" height="18" aria-hidden="true">'
+        '<path d="M60 1v16" stroke="var(--ink-2)" stroke-width="1" stroke-dasharray="2 2"/>'
+        f'<path d="M{low:.1f} 9H{high:.1f}" stroke="{colour}" stroke-width="2"/>'
+        f'<circle cx="{mean:.1f}" cy="9" r="3.6" fill="{colour}"/></svg>'
     )

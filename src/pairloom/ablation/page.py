@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,8 +44,10 @@ BESIDE = {"Class IoU": "By class", "a": "Colour"}
 """Which of them a table of the paper stands beside, by a column that it has."""
 CURVES = ("class_iou", "ssim", "l1", "fine_detail")
 """Scores that are drawn over a study's numbers, besides those that its findings ask for."""
-GAP_PX, ROOM_PX = 4, 1056
-"""Between the pictures of a row, and for the whole row on a wide screen."""
+COLOURS = {"holds": "var(--c1)", "does not hold": "var(--c2)"}
+"""Of the outcomes that are decided."""
+GAP_PX, TEXT_PX, ROOM_PX = 4, 1000, 1056
+"""Between the pictures of a row, for a row of text, and for a row of pictures on a wide screen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +69,11 @@ class Sheet:
     """Name, and the pictures, or the word that stands instead."""
     width_px: int
     """Of each picture on the page."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Does it need more room than the text has?"""
+        return len(self.heads) * (self.width_px + GAP_PX) > TEXT_PX
 
 
 def write_page(out: Path, plan: Plan, results: Results) -> Path:
@@ -88,6 +97,9 @@ def write_page(out: Path, plan: Plan, results: Results) -> Path:
     page = {
         "study": results.study,
         "results": results,
+        "paragraph": typeset(results.paragraph),
+        "counts": Counter(verdict.outcome for verdict in results.verdicts),
+        "failures": failures(results),
         "facts": facts(plan, results),
         "setup": setup(plan, results),
         "verdicts": [(v, SCORES[v.finding.score], *tested(v)) for v in results.verdicts],
@@ -156,8 +168,21 @@ def tested(verdict: Verdict) -> tuple[str, str, Markup]:
     # An end that excludes the threshold must not look as if it were on it.
     if any(v != threshold and number(v, digits) == number(threshold, digits) for v in (e.low, e.high)):
         digits += 2
-    bar = interval_bar(e.mean, e.low, e.high, threshold)
+    bar = interval_bar(e, threshold, COLOURS.get(verdict.outcome, "var(--ink-2)"))
     return number(e.mean, digits, sign=sign), ends(e, digits, sign=sign), bar
+
+
+def typeset(text: str) -> str:
+    """Sentences with the typographer's minus, and no line that begins with a percent sign."""
+    return re.sub(r"(?<=[\s\[(])-(?=\d)", "−", text).replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def failures(results: Results) -> dict[str, list[str]]:
+    """By reason, the runs that have no weights."""
+    reasons: dict[str, list[str]] = {}
+    for run, why in results.failures.items():
+        reasons.setdefault(why, []).append(run)
+    return reasons
 
 
 def over(results: Results) -> list[Frame]:
@@ -283,7 +308,7 @@ def setup(plan: Plan, results: Results) -> dict[str, Any]:
 
 def _variants(plan: Plan, results: Results) -> Iterator[dict[str, Any]]:
     for variant in plan.study.variants:
-        fields = [f"{name} = {value}" for name, value in variant.fields.items()]
+        fields = [f"{name} = {_value(value)}" for name, value in variant.fields.items()]
         if variant.dropout is not None:
             fields.append(f"noise {'on' if variant.dropout else 'off'} at test")
         yield {
@@ -292,3 +317,7 @@ def _variants(plan: Plan, results: Results) -> Iterator[dict[str, Any]]:
             "folder": variant.run_name,
             "done": len(results.runs.get(variant.name, ())),
         }
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,6 +7,7 @@ that has changed.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class Collector:
                 histogram = LabHistogram()
                 histogram.add(image[None])
                 keep(name, np.concatenate([*histogram.counts.values()]))
-        if self._spec.kind != "labels" and min(y.shape[1:]) >= COARSEST_PX:
+        if self._spec.kind != "labels":
             keep("detail", [_fine_detail(y_hat), _fine_detail(y)])
         # How far this output lies from the last one, and the targets likewise; the first awaits the last.
         if self._previous is not None:
@@ -90,7 +91,13 @@ def _apart(a: Tensor, b: Tensor) -> float:
 
 
 def _fine_detail(image: Tensor) -> float:
-    """Power between a quarter and half a cycle a pixel. Shapes: (C, H, W). Units: dB."""
+    """Power between a quarter and half a cycle a pixel; NaN for an image too small for it.
+
+    Shapes: (C, H, W).
+    Units: dB.
+    """
+    if min(image.shape[1:]) < COARSEST_PX:
+        return math.nan
     spectrum = Spectrum()
     spectrum.add(image[None])
     fine = spectrum.decibels[spectrum.frequencies >= 0.25]
