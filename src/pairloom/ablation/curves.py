@@ -23,6 +23,8 @@ from pairloom.rundir import read_metrics
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 """x and y, (n,) each."""
+Curves = Mapping[str, Sequence[Points]]
+"""Of one variant: by term, a curve a run."""
 POINTS = 100
 """Of one line; a frame is about three hundred pixels wide."""
 TERMS: Mapping[str, Mapping[str, str]] = {
@@ -134,29 +136,31 @@ def stroke(colour: str, width: float, *, dashes: str = "", opacity: float = 1) -
 
 def learning_curves(plan: Plan) -> list[Group]:
     """The terms of the objective over the images seen, a frame for each trained variant that has them."""
+    trained = {v.name: v for v in plan.study.variants if not v.runs_of}
     logged = {
-        v.title: [read_metrics(plan.cell(v, seed).path) for seed in range(plan.seeds)]
-        for v in plan.study.variants
-        if not v.runs_of
+        name: [read_metrics(plan.cell(variant, seed).path) for seed in range(plan.seeds)]
+        for name, variant in trained.items()
     }
-    levels = {v.title: chance_level(plan.cell(v, 0).config.objective.gan_mode) for v in plan.study.variants}
     groups = []
-    for name, terms in TERMS.items():
-        curves = {
-            title: {key: [c for lines in runs if (c := curve(lines, key))] for key in terms}
-            for title, runs in logged.items()
-        }
-        curves = {title: found for title, found in curves.items() if any(found.values())}
-        if curves:
-            chance = levels if name == "D" else {}
-            groups.append(
-                Group(
-                    title=TITLES[name],
-                    caption=CAPTIONS[name],
-                    frames=tuple(_frames(TITLES[name], curves, chance, plan.images)),
-                    legend=tuple(zip(("c1", "c2"), terms.values(), strict=False)) if len(terms) > 1 else (),
-                )
+    for group, terms in TERMS.items():
+        curves: dict[str, Curves] = {}
+        for name, runs in logged.items():
+            found = {key: [c for lines in runs if (c := curve(lines, key))] for key in terms}
+            if any(found.values()):
+                curves[name] = found
+        if not curves:
+            continue
+        modes = {name: plan.cell(trained[name], 0).config.objective.gan_mode for name in curves}
+        levels = {name: chance_level(mode) for name, mode in modes.items()} if group == "D" else {}
+        titles = {name: trained[name].title for name in curves}
+        groups.append(
+            Group(
+                title=TITLES[group],
+                caption=CAPTIONS[group],
+                frames=tuple(_frames(TITLES[group], titles, curves, levels, plan.images)),
+                legend=tuple(zip(("c1", "c2"), terms.values(), strict=False)) if len(terms) > 1 else (),
             )
+        )
     return groups
 
 
@@ -186,16 +190,17 @@ def mean_curve(curves: Sequence[Points]) -> Points:
 
 def _frames(
     what: str,
-    curves: Mapping[str, Mapping[str, Sequence[Points]]],
+    titles: Mapping[str, str],
+    curves: Mapping[str, Curves],
     levels: Mapping[str, float],
     images: int,
 ) -> Iterator[Frame]:
-    means = {t: {key: mean_curve(c) for key, c in found.items() if c} for t, found in curves.items()}
+    means = {n: {key: mean_curve(c) for key, c in found.items() if c} for n, found in curves.items()}
     axes = Axes(x=(0, images), y=_y_range(means, levels), x_title="images seen")
-    for title, found in curves.items():
+    for name, found in curves.items():
         inside = []
-        if title in levels:
-            place = axes.path((np.array([0.0, images]), np.full(2, levels[title])))
+        if name in levels:
+            place = axes.path((np.array([0.0, images]), np.full(2, levels[name])))
             inside.append(f'<path d="{place}" {stroke("var(--ink-2)", 1, dashes="0.1 3")}/>')
         said = []
         for (key, runs), colour in zip(found.items(), COLOURS, strict=False):
@@ -205,10 +210,10 @@ def _frames(
                 ]
             if runs:
                 dashes = "5 2.5" if colour == COLOURS[1] else ""
-                mean = means[title][key]
+                mean = means[name][key]
                 inside.append(f'<path d="{axes.path(mean)}" {stroke(colour, 1.9, dashes=dashes)}/>')
                 said.append(f"{key} from {mean[1][0]:.3g} to {mean[1][-1]:.3g}")
-        yield Frame(title=title, svg=axes.drawn(f"{what}, {title}: {', '.join(said)}", inside))
+        yield Frame(title=titles[name], svg=axes.drawn(f"{what}, {titles[name]}: {', '.join(said)}", inside))
 
 
 def _y_range(means: Mapping[str, Mapping[str, Points]], levels: Mapping[str, float]) -> tuple[float, float]:
@@ -264,7 +269,9 @@ def over_numbers(title: str, x: Sequence[float], values: Sequence[Estimate], x_t
         x_title: What the number is.
     """
     known = [
-        (at, e.mean, *_ends(e)) for at, e in sorted(zip(x, values, strict=True), key=_first) if e.is_finite
+        (at, e.mean, *_ends(e))
+        for at, e in sorted(zip(x, values, strict=True), key=lambda pair: pair[0])
+        if e.is_finite
     ]
     low, high = min((k[2] for k in known), default=0.0), max((k[3] for k in known), default=1.0)
     margin = 0.08 * (high - low) or 0.1
@@ -285,10 +292,6 @@ def over_numbers(title: str, x: Sequence[float], values: Sequence[Estimate], x_t
         inside.append(f'<circle cx="{centre:.1f}" cy="{middle:.1f}" r="3" fill="{COLOURS[0]}"/>')
     said = ", ".join(f"{mean:.3g} at {at:g}" for at, mean, *_ in known)
     return Frame(title=title, svg=axes.drawn(f"{title} over {x_title}: {said}", inside))
-
-
-def _first(pair: tuple[float, Estimate]) -> float:
-    return pair[0]
 
 
 def _ends(e: Estimate) -> tuple[float, float]:

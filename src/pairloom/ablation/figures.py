@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pairloom.checkpoint import load_discriminator, write_atomically
 from pairloom.config import DataConfig
 from pairloom.data import Pair, evenly, find_pairs, load_pair
 from pairloom.evaluation.evaluate import pairs_of
-from pairloom.evaluation.gallery import view
+from pairloom.evaluation.gallery import Picture, picture, view
 from pairloom.evaluation.patches import laid_over, patch_map
 from pairloom.networks import Discriminator
 from pairloom.pictures import Rgb
@@ -27,6 +28,8 @@ ROWS = 6
 """Test pairs that the figure shows, evenly chosen."""
 LEAST_PX, MOST_PX = 128, 512
 """The file shows smaller images enlarged to this side at least, larger ones reduced to at most."""
+GAP_PX, TEXT_PX, ROOM_PX = 4, 1000, 1056
+"""Between the pictures of a row, for a row of text, and for a row of pictures on a wide screen."""
 FAILED = "failed"
 """What stands in the column of a variant whose runs all failed."""
 
@@ -71,6 +74,23 @@ class Figures:
     """Source, the variants in the study's order, target."""
     judged: tuple[Judged, ...]
     """On the first of the pairs; the variants that have a D."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sheet:
+    """Rows of pictures below the titles of their columns."""
+
+    heads: tuple[tuple[str, str], ...]
+    """Title, and a remark below it."""
+    rows: tuple[tuple[str, tuple[Picture | str, ...]], ...]
+    """Name, and the pictures, or the word that stands instead."""
+    width_px: int
+    """Of each picture on the page."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Does it need more room than the text has?"""
+        return len(self.heads) * (self.width_px + GAP_PX) > TEXT_PX
 
 
 def make_figures(plan: Plan, split: str) -> Figures:
@@ -157,6 +177,75 @@ def _judged(
 
 
 # -----------------------------------------------------------------------------------------------------------
+# On the page
+
+
+def picture_sheet(figures: Figures) -> Sheet:
+    """The figure: source, what each variant makes of it, target."""
+    found = [column.pictures for column in figures.columns]
+    rows = [
+        (
+            name,
+            tuple(
+                picture(column.pictures[row], "", _alt(column.title, name))
+                if column.pictures
+                else column.instead
+                for column in figures.columns
+            ),
+        )
+        for row, name in enumerate(figures.names)
+    ]
+    return Sheet(
+        heads=tuple((column.title, "") for column in figures.columns),
+        rows=tuple(rows),
+        width_px=_width(rows, len(found), most=256),
+    )
+
+
+def _alt(title: str, name: str) -> str:
+    return f"{title} of {name}" if title in ("source", "target") else f"output of {title} for {name}"
+
+
+def patch_sheet(judged: Sequence[Judged]) -> Sheet | None:
+    """What each D says of its variant's output, and of the target; None where there is no D."""
+    if not judged:
+        return None
+    heads = []
+    for one in judged:
+        d, (down, across) = one.discriminator, one.grid
+        field = f"{d.receptive_field} × {d.receptive_field} px, {across} × {down} patches"
+        heads.append((one.title, field + ("" if d.conditional else ", source unseen")))
+    rows = [
+        ("output", [picture(j.output, "", f"output of {j.title}") for j in judged]),
+        (
+            "D's map of the output",
+            [
+                picture(j.output_map, f"mean {j.output_mean:.2f}", f"patch map of the output of {j.title}")
+                for j in judged
+            ],
+        ),
+        (
+            "D's map of the target",
+            [
+                picture(
+                    j.target_map, f"mean {j.target_mean:.2f}", f"patch map of the target by D of {j.title}"
+                )
+                for j in judged
+            ],
+        ),
+    ]
+    shown = tuple((name, tuple(pictures)) for name, pictures in rows)
+    return Sheet(heads=tuple(heads), rows=shown, width_px=_width(shown, len(judged), most=192))
+
+
+def _width(rows: Sequence[tuple[str, Sequence[Picture | str]]], columns: int, *, most: int) -> int:
+    """The whole multiple of the pictures' own width that fits; what is too wide is shown smaller."""
+    room = min(max((ROOM_PX + GAP_PX) // columns - GAP_PX, 128), most)
+    own = max((p.width for _, row in rows for p in row if isinstance(p, Picture)), default=room)
+    return own * max(room // own, 1) if own <= room else room
+
+
+# -----------------------------------------------------------------------------------------------------------
 # The file
 
 
@@ -204,14 +293,18 @@ def shown_size(image: Image.Image) -> Image.Image:
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """The text in lines that fit, broken at spaces; a single word may be wider."""
+    """The text in lines that fit: broken at spaces, and within a word that is wider than a line."""
     lines = [""]
     for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
+        if lines[-1] and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
     return lines
 
 

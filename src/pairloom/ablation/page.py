@@ -19,8 +19,8 @@ from matplotlib.colors import to_hex
 
 from pairloom import configfile
 from pairloom.ablation.curves import Frame, histograms, interval_bar, learning_curves, over_numbers
-from pairloom.ablation.figures import Figures, Judged, make_figures, write_figure
-from pairloom.ablation.findings import Verdict
+from pairloom.ablation.figures import GAP_PX, make_figures, patch_sheet, picture_sheet, write_figure
+from pairloom.ablation.findings import MORE_DIGITS, Verdict
 from pairloom.ablation.plan import Plan
 from pairloom.ablation.results import Results, Row
 from pairloom.ablation.scores import SCORES, Score
@@ -28,7 +28,7 @@ from pairloom.ablation.study import PaperTable
 from pairloom.ablation.uncertainty import Estimate
 from pairloom.checkpoint import write_text_atomically
 from pairloom.config import Config, height_width
-from pairloom.evaluation.gallery import Picture, picture, render
+from pairloom.evaluation.gallery import render
 from pairloom.evaluation.patches import MAP_COLOURS
 from pairloom.rundir import read_json
 
@@ -46,8 +46,6 @@ CURVES = ("class_iou", "ssim", "l1", "fine_detail")
 """Scores that are drawn over a study's numbers, besides those that its findings ask for."""
 COLOURS = {"holds": "var(--c1)", "does not hold": "var(--c2)"}
 """Of the outcomes that are decided."""
-GAP_PX, TEXT_PX, ROOM_PX = 4, 1000, 1056
-"""Between the pictures of a row, for a row of text, and for a row of pictures on a wide screen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,23 +55,6 @@ class Block:
     title: str
     scores: tuple[Score, ...]
     paper: tuple[PaperTable, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sheet:
-    """Rows of pictures below the titles of their columns."""
-
-    heads: tuple[tuple[str, str], ...]
-    """Title, and a remark below it."""
-    rows: tuple[tuple[str, tuple[Picture | str, ...]], ...]
-    """Name, and the pictures, or the word that stands instead."""
-    width_px: int
-    """Of each picture on the page."""
-
-    @property
-    def is_wide(self) -> bool:
-        """Does it need more room than the text has?"""
-        return len(self.heads) * (self.width_px + GAP_PX) > TEXT_PX
 
 
 def write_page(out: Path, plan: Plan, results: Results) -> Path:
@@ -100,12 +81,13 @@ def write_page(out: Path, plan: Plan, results: Results) -> Path:
         "paragraph": typeset(results.paragraph),
         "counts": Counter(verdict.outcome for verdict in results.verdicts),
         "failures": failures(results),
+        "run_count": len(list(plan.cells())),
         "facts": facts(plan, results),
         "setup": setup(plan, results),
         "verdicts": [(v, SCORES[v.finding.score], *tested(v)) for v in results.verdicts],
         "blocks": blocks,
         "other_tables": others,
-        "sheet": sheet(figures),
+        "sheet": picture_sheet(figures),
         "seeds_shown": sorted({c.seed for c in figures.columns if c.seed is not None}),
         "judged_on": figures.names[0] if figures.names else "",
         "maps": patch_sheet(figures.judged),
@@ -152,10 +134,9 @@ def number(value: float, digits: int, *, sign: str = "") -> str:
 
 
 def ends(e: Estimate, digits: int, *, sign: str = "") -> str:
-    """Of the interval; empty where there is none."""
-    if not (math.isfinite(e.low) and math.isfinite(e.high)):
-        return ""
-    return f"{number(e.low, digits, sign=sign)} to {number(e.high, digits, sign=sign)}"
+    """Of the interval; empty where there is none, or none to be seen."""
+    low, high = (number(v, digits, sign=sign) for v in (e.low, e.high))
+    return "" if low == high else f"{low} to {high}"
 
 
 def tested(verdict: Verdict) -> tuple[str, str, Markup]:
@@ -166,8 +147,8 @@ def tested(verdict: Verdict) -> tuple[str, str, Markup]:
     threshold = next((v for v in (finding.above, finding.below) if v is not None), 0.0)
     sign, digits = "+" if finding.lower else "", SCORES[finding.score].digits
     # An end that excludes the threshold must not look as if it were on it.
-    if any(v != threshold and number(v, digits) == number(threshold, digits) for v in (e.low, e.high)):
-        digits += 2
+    for _ in range(MORE_DIGITS):
+        digits += any(0 < abs(v - threshold) < 0.5 * 10**-digits for v in (e.low, e.high))
     bar = interval_bar(e, threshold, COLOURS.get(verdict.outcome, "var(--ink-2)"))
     return number(e.mean, digits, sign=sign), ends(e, digits, sign=sign), bar
 
@@ -198,88 +179,18 @@ def over(results: Results) -> list[Frame]:
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Pictures
-
-
-def sheet(figures: Figures) -> Sheet:
-    """The figure: source, what each variant makes of it, target."""
-    found = [figure_column.pictures for figure_column in figures.columns]
-    rows = [
-        (
-            name,
-            tuple(
-                picture(column.pictures[row], "", _alt(column.title, name))
-                if column.pictures
-                else column.instead
-                for column in figures.columns
-            ),
-        )
-        for row, name in enumerate(figures.names)
-    ]
-    return Sheet(
-        heads=tuple((column.title, "") for column in figures.columns),
-        rows=tuple(rows),
-        width_px=_width(rows, len(found), most=256),
-    )
-
-
-def _alt(title: str, name: str) -> str:
-    return f"{title} of {name}" if title in ("source", "target") else f"output of {title} for {name}"
-
-
-def patch_sheet(judged: Sequence[Judged]) -> Sheet | None:
-    """What each D says of its variant's output, and of the target; None where there is no D."""
-    if not judged:
-        return None
-    heads = []
-    for one in judged:
-        d, (down, across) = one.discriminator, one.grid
-        field = f"{d.receptive_field} × {d.receptive_field} px, {across} × {down} patches"
-        heads.append((one.title, field + ("" if d.conditional else ", source unseen")))
-    rows = [
-        ("output", [picture(j.output, "", f"output of {j.title}") for j in judged]),
-        (
-            "D's map of the output",
-            [
-                picture(j.output_map, f"mean {j.output_mean:.2f}", f"patch map of the output of {j.title}")
-                for j in judged
-            ],
-        ),
-        (
-            "D's map of the target",
-            [
-                picture(
-                    j.target_map, f"mean {j.target_mean:.2f}", f"patch map of the target by D of {j.title}"
-                )
-                for j in judged
-            ],
-        ),
-    ]
-    shown = tuple((name, tuple(pictures)) for name, pictures in rows)
-    return Sheet(heads=tuple(heads), rows=shown, width_px=_width(shown, len(judged), most=192))
-
-
-def _width(rows: Sequence[tuple[str, Sequence[Picture | str]]], columns: int, *, most: int) -> int:
-    """The whole multiple of the pictures' own width that fits; what is too wide is shown smaller."""
-    room = min(max((ROOM_PX + GAP_PX) // columns - GAP_PX, 128), most)
-    own = max((p.width for _, row in rows for p in row if isinstance(p, Picture)), default=room)
-    return own * max(room // own, 1) if own <= room else room
-
-
-# -----------------------------------------------------------------------------------------------------------
 # How it was done
 
 
 def facts(plan: Plan, results: Results) -> list[tuple[str, str]]:
     """What stands below the question."""
     height, width = height_width(plan.base.data.crop_size)
-    seeds = f"{plan.seeds}, of each variant"
     return [
         ("Data", Path(plan.base.data.path).name or plan.base.data.path),
         ("Image size", f"{width} × {height} px"),
-        ("Seeds", seeds),
+        ("Seeds", str(plan.seeds)),
         ("Each run saw", f"{plan.images:,} images".replace(",", "\N{THIN SPACE}")),
-        ("Scored on", f"{results.test_images} images, {results.split} split"),
+        ("Scored on", f"{results.test_images} {results.split} images"),
         ("Device", _device(plan)),
     ]
 
