@@ -294,6 +294,27 @@ def test_scores_of_other_test_images_are_never_compared() -> None:
         make_results(runs={"a": runs(0.5), "b": other, "c": ()})
 
 
+def test_a_judge_that_sees_nothing_in_real_photos_decides_nothing() -> None:
+    def counted(right: float) -> Arrays:
+        """Of 100 pixels of two classes an image, so many are right."""
+        hits = int(50 * right)
+        matrix = np.array([[hits, 50 - hits, 0], [50 - hits, hits, 0]])
+        return {"names": np.array(["0", "1", "2"]), "confusion": np.stack([matrix] * 3)}
+
+    asked = study(finding(score="class_iou"))
+    three = {name: (counted(a), counted(a), counted(a - 0.02)) for name, a in (("a", 0.6), ("b", 0.4))}
+    for real, outcome in ((0.9, "holds"), (0.5, "not measured")):
+        results = make_results(
+            study=asked,
+            runs=three,
+            references={"targets": counted(real), "mean target": counted(0.5)},
+            test_images=3,
+        )
+        (found,) = results.verdicts
+        assert found.outcome == outcome
+        assert ("no better on the real targets" in found.words) == (outcome == "not measured")
+
+
 def test_results_as_json_hold_every_figure(results: Results) -> None:
     values = json.loads(json.dumps(results.to_dict(), allow_nan=False))
     assert values["version"] == 1

@@ -135,7 +135,7 @@ def test_the_fields_that_the_pages_name_exist() -> None:
 
 def test_every_command_has_its_section() -> None:
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    described = re.findall(r"^## pairloom ((?:data |segmenter )?\w+)", text, re.MULTILINE)
+    described = re.findall(r"^## pairloom ((?:data |segmenter |study )?\w+)", text, re.MULTILINE)
     assert sorted(described) == sorted(COMMANDS)
 
 

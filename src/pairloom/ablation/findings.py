@@ -56,12 +56,15 @@ class _Side:
         return sum(score.of(arrays) for arrays in self.runs) / len(self.runs)
 
 
-def judge(study: Study, runs: Mapping[str, Sequence[Arrays]]) -> tuple[Verdict, ...]:
+def judge(
+    study: Study, runs: Mapping[str, Sequence[Arrays]], blind: Mapping[str, str] | None = None
+) -> tuple[Verdict, ...]:
     """Test each finding: it holds, or does not, only where the 95 % interval lies on one side.
 
     Args:
         study: Its findings are tested, in their order.
         runs: By the variant's name, the arrays of each seed; absent or empty: all its runs failed.
+        blind: By the name of a score that says nothing on these data, why.
     """
     planned = max(map(len, runs.values()), default=0)
 
@@ -69,15 +72,19 @@ def judge(study: Study, runs: Mapping[str, Sequence[Arrays]]) -> tuple[Verdict, 
         return _Side(study.variant(name).title, runs.get(name, ()), planned)
 
     return tuple(
-        _verdict(finding, [side(name) for name in (finding.higher, finding.lower) if name is not None])
+        _verdict(
+            finding,
+            [side(name) for name in (finding.higher, finding.lower) if name is not None],
+            (blind or {}).get(finding.score, ""),
+        )
         for finding in study.findings
     )
 
 
-def _verdict(finding: Finding, sides: Sequence[_Side]) -> Verdict:
+def _verdict(finding: Finding, sides: Sequence[_Side], blind: str) -> Verdict:
     score = SCORES[finding.score]
     about = f"{finding.statement} ({finding.source})"
-    reason = _absent(score, sides)
+    reason = _absent(score, sides) or blind
     if reason:
         words = f"{about}: not measured, as {reason}."
         return Verdict(finding=finding, outcome="not measured", figures=None, words=words, reason=reason)

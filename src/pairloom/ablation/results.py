@@ -14,7 +14,7 @@ import numpy as np
 from pairloom.ablation.findings import Verdict, judge, paragraph
 from pairloom.ablation.scores import SCORES, Arrays, Score, available
 from pairloom.ablation.study import Study
-from pairloom.ablation.uncertainty import Estimate, estimate
+from pairloom.ablation.uncertainty import Estimate, difference, estimate
 from pairloom.evaluation.fcn_score import plural
 from pairloom.evaluation.summary import aligned, finite
 
@@ -94,7 +94,19 @@ class Results:
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """On each finding of the study."""
-        return judge(self.study, self.runs)
+        return judge(self.study, self.runs, self.blind)
+
+    @cached_property
+    def blind(self) -> dict[str, str]:
+        """By the name of a score by class that tells a real photo from a picture of nothing no better: why."""
+        real, nothing = (self.references.get(name) for name in ("targets", "mean target"))
+        if real is None or nothing is None:
+            return {}
+        return {
+            score.name: "the segmenter does no better on the real targets than on their mean"
+            for score in self.scores
+            if "confusion" in score.needs and not difference(score, [real], [nothing]).low > 0
+        }
 
     @property
     def paragraph(self) -> str:
