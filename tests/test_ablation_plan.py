@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 
-from conftest import tiny_config
+from conftest import tiny_config, write_pairs
 from pairloom import presets
 from pairloom.ablation.grid import read_grid
 from pairloom.ablation.paper_tables import TABLE_1
@@ -15,8 +16,9 @@ from pairloom.ablation.plan import Plan
 from pairloom.ablation.schedule import share
 from pairloom.ablation.studies import DEFAULTS, STUDIES, check_name
 from pairloom.ablation.study import StudyError
-from pairloom.config import Config
+from pairloom.config import Config, DataConfig
 from pairloom.configfile import override
+from pairloom.data import find_pairs
 from pairloom.describe import describe
 from pairloom.networks import build_discriminator
 
@@ -277,3 +279,14 @@ def test_an_unknown_field_of_a_grid_names_the_nearest(tmp_path: Path, tiny_data:
 def test_no_seeds_is_no_study(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="--seeds is 0"):
         plan_of("lambda", tmp_path, seeds=0)
+
+
+def test_fewer_pairs_are_drawn_from_within_the_more(tmp_path: Path) -> None:
+    """As docs/studies/data.md says: the curve adds pairs, it never swaps them."""
+    root = write_pairs(tmp_path / "pairs", train=16)
+    names = [
+        {pair.name for pair in find_pairs(DataConfig(path=str(root), max_pairs=count)).split("train")}
+        for count in (2, 4, 8, 16)
+    ]
+    assert [len(chosen) for chosen in names] == [2, 4, 8, 16]
+    assert all(fewer < more for fewer, more in itertools.pairwise(names))
