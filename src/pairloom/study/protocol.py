@@ -128,11 +128,11 @@ class StudySettings:
             StudyFault: There is no study, it is of a newer version, or its settings are damaged.
         """
         path = Path(folder) / "study.json"
+        values = _read_json(path, made_by="pairloom study new")
         try:
-            return cls.from_dict(_read_json(path, made_by="pairloom study new"))
+            return cls.from_dict(values)
         except StudyFault as fault:
-            words = str(fault)
-            raise StudyFault(words if str(path) in words else f"{path}: {words}") from None
+            raise StudyFault(f"{path}: {fault}") from None
 
 
 def _check(s: StudySettings) -> None:
