@@ -15,9 +15,9 @@ from typing import Annotated, Literal
 import tyro
 
 from pairloom import configfile, presets
+from pairloom.commands import data, study
 from pairloom.config import DataConfig
 from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run, parse_study
-from pairloom.study.commands import COMMANDS as STUDY_COMMANDS
 
 
 def demo(out: Out = Path("runs/demo")) -> None:
@@ -280,41 +280,9 @@ def describe(
             print(f"\nPreset {preset}: {chosen.note}")
 
 
-def sample(
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
-    /,
-    count: int = 400,
-    size: int = 256,
-    seed: int = 0,
-) -> None:
-    """Draw procedural facades: label map and photo, side by side.
-
-    Args:
-        out: A new folder.
-        count: Pairs, in train, val and test.
-        size: Side of each image in pixels, 64 to 1024.
-        seed: Another seed, other facades.
-    """
-    from pairloom.data.sample import write_sample_set
-
-    print(write_sample_set(out, count=count, size=size, seed=seed))
-
-
-def check(argv: Sequence[str]) -> None:
-    """Say in words what is wrong with a data set; exit 1 if training cannot start."""
-    config, _ = parse_run("pairloom data check", argv)
-    from pairloom.data.check import check as check_data
-
-    result = check_data(config.data)
-    print(result.words())
-    if not result.ok:
-        raise SystemExit(1)
-
-
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
-    "data sample": sample,
-    "data check": check,
+    **data.COMMANDS,
     "describe": describe,
     "train": train,
     "translate": translate,
@@ -323,11 +291,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "segmenter train": segmenter_train,
     "ablate": ablate,
     "report": report,
-    **STUDY_COMMANDS,
+    **study.COMMANDS,
 }
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 """First words of the commands of two."""
-OWN_PARSER = {train, check, ablate}
+OWN_PARSER = {train, ablate, data.check}
 """Commands whose flags start from a preset, which must be known before the others are parsed."""
 
 
