@@ -295,7 +295,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 """First words of the commands of two."""
-OWN_PARSER = {train, ablate, data.check}
+OWN_PARSER = {train, ablate, data.check, data.prepare, data.align}
 """Commands whose flags start from a preset, which must be known before the others are parsed."""
 
 

@@ -20,6 +20,12 @@ MOST_JITTER = 1.5
 """... and from here on a crop shows another scale than validation does."""
 
 
+DERIVED_CHANNELS = {"none": (3, 3), "colorize": (1, 2), "inpaint": (3, 3), "edges": (1, 3), "gray": (1, 3)}
+"""Channels of source and target of RGB photos, by `data.derive`."""
+HOLES = ("center", "boxes", "strokes")
+"""The holes that need no files."""
+
+
 class ConfigError(ValueError):
     """A field of the configuration is wrong; the message names it, its value, and what is allowed."""
 
@@ -42,11 +48,21 @@ class DataConfig:
     """Which pairs, and how they become tensors."""
 
     path: str = ""
-    """Folder of side-by-side files, folder of two folders, or manifest .csv (header a,b[,split][,group])."""
+    """Folder of side-by-side files, of two folders, of photos (see derive); or .csv a,b[,split][,group]."""
     path_b: str | None = None
     """Second folder; given, `path` holds the A images and this the B images."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """AtoB: A is the source (left half, first folder), B the target; BtoA: the reverse."""
+    derive: Literal["none", "colorize", "inpaint", "edges", "gray"] = "none"
+    """What makes pairs of single photos in `path`: L to ab, a photo with a hole, edges, its luminance."""
+    hole: Literal["center", "boxes", "strokes"] | str = "center"
+    """For derive=inpaint: half the side, as the paper; random boxes; strokes; or masks, white is missing."""
+    edge_sigma: float = 2.0
+    """Pixels: blur before Canny's edges are sought, for derive=edges."""
+    edge_least_px: int = 5
+    """Pixels: edges shorter than this are removed, as in the paper's code."""
+    edge_model: str | None = None
+    """An .onnx file like HED for derive=edges, instead of Canny: RGB from 0 to 1 in, edge probability out."""
     load_size: int | tuple[int, int] | Literal["crop"] | None = decided(None)
     """Pixels: pairs are resized to this, then cropped. None: crop x 286/256, Section 6.2; crop: no jitter."""
     crop_size: Sides = 256
@@ -103,8 +119,10 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratorConfig:
-    """G: the U-Net or encoder-decoder of Section 3.2.1 and the appendix, 6.1.1."""
+    """G: the U-Net or encoder-decoder of Section 3.2.1 and the appendix, 6.1.1; or CycleGAN's ResNet."""
 
+    architecture: Literal["unet", "resnet"] = "unet"
+    """resnet: two halvings and residual blocks, not in the paper; num_downs, skip and dropout_blocks idle."""
     source_channels: int | None = decided(None)
     """Channels of x; None: measured from the data."""
     target_channels: int | None = decided(None)
@@ -112,7 +130,9 @@ class GeneratorConfig:
     base_channels: int = 64
     """Filters of the first layer (C64 in the paper)."""
     num_downs: int | None = decided(None)
-    """Halvings; None: the largest n <= 8 with 2^n dividing both sides of the crop."""
+    """Halvings; None: the largest n <= 8 with 2^n dividing both sides of the crop. A ResNet always has 2."""
+    resnet_blocks: int = 9
+    """Residual blocks of a ResNet: 9 for crops of 256 and more, 6 below, in CycleGAN."""
     skip: Literal["concat", "add", "none"] = "concat"
     """concat: the U-Net; add: skips by addition; none: the encoder-decoder."""
     norm: Literal["batch", "instance", "none"] = "batch"
@@ -122,7 +142,8 @@ class GeneratorConfig:
     noise: Literal["dropout", "none", "gaussian"] = "dropout"
     """The z of G(x, z): dropout (Section 3.1), none, or a Gaussian channel (which G learns to ignore)."""
     dropout_blocks: tuple[int, ...] = (1, 2, 3)
-    """Decoder blocks with dropout, counted from the innermost, 1: CD512-CD1024-CD1024 is 1, 2, 3."""
+    """Decoder blocks with dropout, counted from the innermost, 1: CD512-CD1024-CD1024 is 1, 2, 3. A ResNet
+    has it in each of its blocks."""
     dropout_rate: float = 0.5
     """Share of activations dropped in those blocks."""
 
@@ -286,18 +307,26 @@ def _check(config: Config) -> None:
         if scaling == "range":
             ordered = limits is not None and limits[0] < limits[1]
             _require(ordered, f"data.{side}_range", limits, "low and high, low first, for scaling=range")
+    _require(0 <= data.edge_sigma < math.inf, "data.edge_sigma", data.edge_sigma, "0 or more, and finite")
+    _require(data.edge_least_px >= 0, "data.edge_least_px", data.edge_least_px, "0 or more")
+    _require(bool(data.hole), "data.hole", data.hole, f"one of {', '.join(HOLES)}, or a path of masks")
     _require(data.max_pairs is None or data.max_pairs >= 1, "data.max_pairs", data.max_pairs, "1 or more")
     _require(data.workers is None or data.workers >= 0, "data.workers", data.workers, "0 or more")
 
     _require(g.base_channels >= 1, "generator.base_channels", g.base_channels, "1 or more")
+    if g.architecture == "resnet":
+        least = min(height_width(data.crop_size))
+        quarters = halvings(data.crop_size) >= 2 and least >= 8
+        _require(quarters, "data.crop_size", data.crop_size, "multiples of 4, from 8, for a ResNet")
     deepest = halvings(data.crop_size)
-    depth = deepest if g.num_downs is None else g.num_downs
+    depth = deepest if g.num_downs is None or g.architecture == "resnet" else g.num_downs
     _require(
         1 <= depth <= deepest,
         "data.crop_size" if g.num_downs is None else "generator.num_downs",
         data.crop_size if g.num_downs is None else depth,
         "even" if g.num_downs is None else f"between 1 and {deepest} for a crop of {data.crop_size}",
     )
+    _require(g.resnet_blocks >= 1, "generator.resnet_blocks", g.resnet_blocks, "1 or more")
     _require(0 <= g.dropout_rate < 1, "generator.dropout_rate", g.dropout_rate, "at least 0 and below 1")
     counted = all(block >= 1 for block in g.dropout_blocks)
     _require(counted, "generator.dropout_blocks", g.dropout_blocks, "counted from 1, the innermost")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pairloom.config import Config, halvings, height_width
-from pairloom.networks import Discriminator, Generator, build_discriminator, build_generator
+from pairloom.config import DERIVED_CHANNELS, Config, halvings, height_width
+from pairloom.networks import Discriminator, Generator, ResNet, build_discriminator, build_generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Description:
     logit_map: tuple[int, int] | None
     step_flops: int
     """Floating-point operations of the matrix products and convolutions of one training step."""
+    remark: str = ""
+    """What a reader must know of the generator, as a sentence."""
 
     def words(self) -> str:
         """Tables for people."""
@@ -47,6 +49,7 @@ class Description:
         lines = [
             f"Generator at {height}x{width}: {self.generator_parameters:,} parameters",
             *_table(self.generator),
+            *([self.remark] if self.remark else []),
         ]
         if self.discriminator:
             assert self.logit_map is not None
@@ -64,7 +67,7 @@ class Description:
 
 
 def describe(config: Config) -> Description:
-    """Count a configuration's networks; channels left open are taken as 3, as in the paper."""
+    """Count a configuration's networks; channels left open are those of RGB photos, as in the paper."""
     config = _with_channels(config)
     height, width = height_width(config.data.crop_size)
     x, y = (torch.empty(1, c, height, width, device="meta") for c in config.generator.channels)
@@ -81,6 +84,7 @@ def describe(config: Config) -> Description:
         jump=D.jump if D is not None else None,
         logit_map=_height_width(D(x, y)) if D is not None else None,
         step_flops=step_flops(config),
+        remark=_remark(G),
     )
 
 
@@ -108,14 +112,24 @@ def step_flops(config: Config) -> int:
 
 def _with_channels(config: Config) -> Config:
     g = config.generator
+    source, target = DERIVED_CHANNELS[config.data.derive]
     return replace(
         config,
         generator=replace(
             g,
-            source_channels=g.source_channels or 3,
-            target_channels=g.target_channels or 3,
+            source_channels=g.source_channels or source,
+            target_channels=g.target_channels or target,
             num_downs=g.num_downs or halvings(config.data.crop_size),
         ),
+    )
+
+
+def _remark(net: Generator) -> str:
+    if not isinstance(net, ResNet):
+        return ""
+    return (
+        f"A ResNet sees {net.receptive_field} px around each pixel of its result; "
+        "generator.num_downs, skip and dropout_blocks are the U-Net's, and not read."
     )
 
 

@@ -121,8 +121,9 @@ def translate_files(
         if waiting:
             x = torch.stack([images.to_tensor(array, translator.source_spec) for array, _ in waiting])
             outputs = [_at_scale(translator, x, scale, seed=seed, sample=s).cpu() for s in range(samples)]
-            for (_, path), of_one in zip(waiting, torch.stack(outputs, dim=1), strict=True):
-                for ending, array in Samples.of(of_one, spec).named():
+            whole, of_file = images.recombined(torch.stack(outputs), x, spec)
+            for (_, path), of_one in zip(waiting, whole.unbind(1), strict=True):
+                for ending, array in Samples.of(of_one, of_file).named():
                     yield _write(_result(path, ending), array)
             waiting.clear()
 

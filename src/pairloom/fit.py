@@ -93,7 +93,8 @@ def train(config: Config, out: str | Path | None = None) -> Path:
 def _with_whole_paths(config: Config) -> Config:
     """Relative paths mean this folder, now; a saved configuration is read from others, later."""
     data, init_from = config.data, config.training.init_from
-    names = ("path", "path_b", "source_palette", "target_palette")
+    names = ["path", "path_b", "source_palette", "target_palette", "edge_model"]
+    names += [] if data.hole in configs.HOLES else ["hole"]
     whole: dict[str, Any] = {n: str(Path(getattr(data, n)).resolve()) for n in names if getattr(data, n)}
     training = replace(config.training, init_from=init_from and str(Path(init_from).resolve()))
     return replace(config, data=replace(data, **whole), training=training)

@@ -29,7 +29,9 @@ Data = Annotated[
     Path,
     tyro.conf.Positional,
     tyro.conf.arg(
-        metavar="DATA", help="Folder of side-by-side files, folder of two folders, or manifest .csv."
+        metavar="DATA",
+        help="Folder of side-by-side files, folder of two folders, manifest .csv; a folder of photos with "
+        "--data.derive.",
     ),
 ]
 Out = Annotated[Path, tyro.conf.arg(metavar="OUT")]
@@ -68,12 +70,6 @@ def parse_run(prog: str, argv: Sequence[str]) -> tuple[Config, Path]:
     """A whole configuration: preset, under the file of --config, under the flags; and --out."""
     base, flags = _base(argv)
 
-    def check_arguments(
-        path: Data, /, preset: Preset = "default", config: File = None, data: DataFlags = flags
-    ) -> tuple[Config, Path]:
-        """Say in words what is wrong with a data set; exit 1 if training cannot start."""
-        return replace(base, data=_data_config(path, data)), Path()
-
     def train_arguments(
         path: Data,
         /,
@@ -101,8 +97,53 @@ def parse_run(prog: str, argv: Sequence[str]) -> tuple[Config, Path]:
         )
         return whole, out
 
-    parser = train_arguments if prog.endswith("train") else check_arguments
-    result: tuple[Config, Path] = _parse(parser, prog, argv)
+    result: tuple[Config, Path] = _parse(train_arguments, prog, argv)
+    return result
+
+
+def parse_data(command: str, argv: Sequence[str]) -> tuple[DataConfig, dict[str, Any]]:
+    """The data of `pairloom data COMMAND` (check, prepare, align), and the command's own arguments."""
+    _, flags = _base(argv)
+
+    def check(
+        path: Data,
+        /,
+        preset: Preset = "default",
+        config: File = None,
+        out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.html")] = None,
+        data: DataFlags = flags,
+    ) -> tuple[DataConfig, dict[str, Any]]:
+        """Say in words what is wrong with a data set; exit 1 if training cannot start."""
+        return _data_config(path, data), {"out": out}
+
+    def prepare(
+        path: Data,
+        /,
+        out: Out,
+        preset: Preset = "default",
+        config: File = None,
+        layout: Literal["folders", "side-by-side"] = "folders",
+        data: DataFlags = flags,
+    ) -> tuple[DataConfig, dict[str, Any]]:
+        """Write pairs to disk: derived from photos, joined side by side, or split into two folders."""
+        return _data_config(path, data), {"out": out, "layout": layout}
+
+    def align(
+        path: Data,
+        /,
+        out: Out,
+        preset: Preset = "default",
+        config: File = None,
+        model: Literal["shift", "affine"] = "shift",
+        most_px: float | None = None,
+        jobs: int | None = None,
+        data: DataFlags = flags,
+    ) -> tuple[DataConfig, dict[str, Any]]:
+        """Move the source of each pair onto its target; write the pairs that could be aligned."""
+        return _data_config(path, data), {"out": out, "model": model, "most_px": most_px, "jobs": jobs}
+
+    parsers: dict[str, Callable[..., Any]] = {"check": check, "prepare": prepare, "align": align}
+    result: tuple[DataConfig, dict[str, Any]] = _parse(parsers[command], f"pairloom data {command}", argv)
     return result
 
 

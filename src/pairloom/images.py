@@ -47,10 +47,12 @@ __all__ = [
     "has_alpha",
     "image_shape",
     "is_lossless",
+    "lab_spec",
     "output_suffix",
     "palette_distance",
     "read_image",
     "read_palette",
+    "recombined",
     "reflect_to",
     "resize",
     "to_array",
@@ -58,8 +60,15 @@ __all__ = [
     "write_image",
 ]
 
-Kind = Literal["intensity", "labels", "lab"]
+Kind = Literal["intensity", "labels", "lab", "luminance"]
 Scaling = Literal["full", "range", "percentile", "zscore"]
+
+LAB_LIMITS = {"L": (0.0, 100.0), "a": (-110.0, 110.0), "b": (-110.0, 110.0)}
+"""What becomes -1 and +1: L / 50 - 1, a / 110, b / 110, as in the paper's code."""
+PHOTO_KINDS = ("lab", "luminance")
+"""Kinds that are seen of a photo, grey or RGB, of 8 or 16 bits."""
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Of red, green and blue: ITU-R 601, as Pillow's mode L."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,11 +84,12 @@ class ImageSpec:
     dtype: Literal["uint8", "uint16", "float32"]
     """Of the file."""
     kind: Kind = "intensity"
-    """intensity: values are amounts; labels: colours are classes; lab: reserved for colourisation."""
+    """intensity: values are amounts; labels: colours are classes. Of a photo, grey or RGB: its luminance; or
+    lab: those channels of CIELAB that `names` says."""
     scaling: Scaling = "full"
     """How low and high were found: the dtype's range, given, percentiles, mean +- k standard deviations."""
     low: tuple[float, ...]
-    """Per channel, the file value that becomes -1."""
+    """Per channel, the file value that becomes -1; of Lab, the value of L, a or b."""
     high: tuple[float, ...]
     """Per channel, the file value that becomes +1; where it equals low, all is 0 and comes back as low."""
     names: tuple[str, ...] = ()
@@ -102,8 +112,16 @@ class ImageSpec:
 
     @property
     def tensor_channels(self) -> int:
-        """Channels of the tensor: one a class with one_hot, else those of the file."""
-        return len(self.palette) if self.one_hot else self.channels
+        """Channels of the tensor: one a class with one_hot, of Lab those named, else those of the file."""
+        return len(self.palette) if self.one_hot else len(self.low)
+
+    @property
+    def file_spec(self) -> ImageSpec:
+        """What a file's own values are: of Lab, 8-bit grey or RGB; else this very spec."""
+        if self.kind != "lab":
+            return self
+        low, high = (0.0,) * self.channels, (255.0,) * self.channels
+        return dataclasses.replace(self, kind="intensity", names=(), low=low, high=high)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -142,7 +160,7 @@ class ImageSpec:
             ", ..." if len(pairs) > 4 else ""
         )
         how = "" if self.scaling in ("full", "range") else f" ({self.scaling})"
-        kind = "Lab" if self.kind == "lab" else self.kind
+        kind = f"Lab ({', '.join(self.names)})" if self.kind == "lab" else self.kind
         return f"{what}, {kind}, {ranges} -> -1..1{how}"
 
 
@@ -154,7 +172,7 @@ def _tupled(value: Any) -> Any:
     return tuple(_tupled(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+def _require(condition: object, name: str, value: object, allowed: str) -> None:
     if not condition:
         raise ImageError(f"ImageSpec.{name} is {value!r}; it must be {allowed}.")
 
@@ -164,7 +182,7 @@ def _check_spec(spec: ImageSpec) -> None:
     _require(isinstance(c, int) and 1 <= c <= MAX_CHANNELS, "channels", c, f"1 to {MAX_CHANNELS}")
     _require(spec.dtype in DTYPES, "dtype", spec.dtype, f"one of {', '.join(DTYPES)}")
     choices = {
-        "kind": ("intensity", "labels", "lab"),
+        "kind": ("intensity", "labels", "lab", "luminance"),
         "scaling": ("full", "range", "percentile", "zscore"),
         "alpha": ("white", "keep"),
         "page_axis": ("channels", "first"),
@@ -172,6 +190,13 @@ def _check_spec(spec: ImageSpec) -> None:
     }
     for name, allowed in choices.items():
         _require(getattr(spec, name) in allowed, name, getattr(spec, name), f"one of {allowed}")
+    if spec.kind == "lab":
+        _require(spec.names and set(spec.names) <= set(LAB_LIMITS), "names", spec.names, "some of L, a, b")
+        c = len(spec.names)
+    if spec.kind in PHOTO_KINDS:
+        _require(spec.dtype == "uint8", "dtype", spec.dtype, f"uint8 for {spec.kind}")
+        _require(spec.channels in (1, 3), "channels", spec.channels, "1 or 3, grey or RGB")
+        _require(len(spec.low) == 1 or spec.kind == "lab", "low", spec.low, "one number, of the luminance")
     for name in ("low", "high"):
         limits = getattr(spec, name)
         good = len(limits) == c and all(math.isfinite(v) for v in limits)
@@ -216,6 +241,14 @@ def output_suffix(source_suffix: str, spec: ImageSpec) -> str:
     return ".tif"
 
 
+def lab_spec(*names: str, channels: int = 3, page_axis: PageAxis = "channels") -> ImageSpec:
+    """The channels L, a or b of photos; `channels` of the files that come back: 1, grey, or 3, RGB."""
+    low, high = zip(*(LAB_LIMITS[name] for name in names), strict=True)
+    return ImageSpec(
+        channels=channels, dtype="uint8", kind="lab", low=low, high=high, names=names, page_axis=page_axis
+    )
+
+
 # ------------------------------------------------------------------------------------------------------------
 # Arrays <-> tensors
 
@@ -224,7 +257,8 @@ def to_tensor(array: Array, spec: ImageSpec) -> Tensor:
     """File values as the networks see them.
 
     Intensities become 2 (v - low) / (high - low) - 1, clipped to [-1, 1]. Pixels of a label map snap to the
-    nearest palette colour first; with one_hot they become one channel a class.
+    nearest palette colour first; with one_hot they become one channel a class. Of luminance and Lab the array
+    is a photo, grey or RGB.
 
     Shapes: array (H, W, C) -> (spec.tensor_channels, H, W), contiguous.
     Units: file values -> [-1, 1], float32.
@@ -233,6 +267,9 @@ def to_tensor(array: Array, spec: ImageSpec) -> Tensor:
         ImageError: The array's channels or dtype are not the spec's.
     """
     _check_match(array, spec)
+    if spec.kind in PHOTO_KINDS:
+        share = array.astype(np.float32).transpose(2, 0, 1) / np.float32(WHITE[array.dtype.name])
+        return from_photo(torch.from_numpy(2 * share - 1), spec)
     if spec.kind == "labels":
         index = nearest(array, spec.palette)
         if spec.one_hot:
@@ -257,8 +294,10 @@ def to_array(tensor: Tensor, spec: ImageSpec) -> Array:
     Units: [-1, 1] -> file values, spec.dtype.
 
     Raises:
-        ImageError: The tensor's channels are not the spec's, or it holds NaN or infinity.
+        ImageError: The tensor's channels are not the spec's, or it holds NaN or infinity; or it is Lab.
     """
+    if spec.kind == "lab":
+        raise ImageError("Lab channels alone are no image; `recombined` makes one of them and the source.")
     if tensor.ndim != 3 or tensor.shape[0] != spec.tensor_channels:
         raise ImageError(
             f"The tensor has shape {tuple(tensor.shape)}; expected ({spec.tensor_channels}, H, W)."
@@ -278,6 +317,46 @@ def to_array(tensor: Tensor, spec: ImageSpec) -> Array:
         values = values.round_().clamp_(0, WHITE[spec.dtype])
     array: Array = values.permute(1, 2, 0).numpy().astype(spec.dtype, order="C")
     return palette[nearest(array, spec.palette)] if spec.kind == "labels" else array
+
+
+def from_photo(photo: Tensor, spec: ImageSpec) -> Tensor:
+    """What a spec of luminance or of Lab sees of a photo.
+
+    Source: the paper's code, `data/donkey_folder.lua`, for the scaling of Lab: D65 white, 2 degree observer.
+    Shapes: photo (1 or 3, H, W) -> (spec.tensor_channels, H, W).
+    Units: [-1, 1], sRGB -> [-1, 1].
+    """
+    if spec.kind == "luminance":
+        return photo if len(photo) == 1 else torch.einsum("c,chw->hw", torch.tensor(LUMINANCE), photo)[None]
+    from skimage.color import rgb2lab  # half a second that only colour needs
+
+    rgb = (photo.expand(3, -1, -1).numpy().clip(-1, 1) + 1) / 2
+    lab = rgb2lab(rgb, channel_axis=0)[[list(LAB_LIMITS).index(name) for name in spec.names]]
+    low, half = _low_and_half(spec)
+    return ((torch.from_numpy(lab) - low) / half - 1).clamp(-1, 1)
+
+
+def recombined(y: Tensor, x: Tensor, spec: ImageSpec) -> tuple[Tensor, ImageSpec]:
+    """An output or a target as its file holds it, and the spec of that: ab with the source's L becomes RGB.
+
+    What is no Lab comes back as it is. Colours outside sRGB are clipped.
+
+    Shapes: y (..., C, H, W), x (..., 1, H, W): the source, L / 50 - 1 -> (..., spec.channels, H, W).
+    Units: [-1, 1].
+    """
+    if spec.kind != "lab":
+        return y, spec
+    from skimage.color import lab2rgb
+
+    given = dict(zip(spec.names, y.detach().cpu().float().clamp(-1, 1).unbind(-3), strict=True))
+    size = next(iter(given.values())).shape
+    light = x.detach().cpu().float().clamp(-1, 1)[..., 0, :, :].expand(size)
+    scaled = {"L": light, "a": torch.zeros(size), "b": torch.zeros(size), **given}
+    planes = [low + (scaled[name] + 1) * (high - low) / 2 for name, (low, high) in LAB_LIMITS.items()]
+    # No colour has a negative Z: scikit-image clips it, too, but warns.
+    planes[2] = torch.minimum(planes[2], (planes[0] + 16) / 116 * 199.999)
+    rgb = torch.from_numpy(lab2rgb(torch.stack(planes, -3).numpy(), channel_axis=-3))
+    return (rgb * 2 - 1)[..., : spec.channels, :, :], spec.file_spec
 
 
 def resize(tensor: Tensor, size: tuple[int, int], *, labels: bool) -> Tensor:
@@ -341,6 +420,13 @@ def _low_and_half(spec: ImageSpec) -> tuple[Tensor, Tensor]:
 
 def _check_match(array: Array, spec: ImageSpec) -> None:
     check_array("The image", array)
+    if spec.kind in PHOTO_KINDS:
+        if array.shape[2] not in (1, 3) or array.dtype.name == "float32":
+            raise ImageError(
+                f"The image has {described(array.shape[2], array.dtype.name)}, but a photo is expected, grey"
+                " or RGB, of uint8 or uint16; convert the image."
+            )
+        return
     if (array.shape[2], array.dtype.name) != (spec.channels, spec.dtype):
         raise ImageError(
             f"The image has {described(array.shape[2], array.dtype.name)}, but the spec is for"

@@ -9,56 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pairloom import noise
 from pairloom.config import DiscriminatorConfig, GeneratorConfig
+from pairloom.layers import (
+    BatchNorm,
+    Dropout,
+    NormName,
+    NormStats,
+    gaussian_z,
+    make_norm,
+    set_norm_stats,
+)
+from pairloom.resnet import ResNet
 
-NormName = Literal["batch", "instance", "none"]
-NormStats = Literal["image", "running", "batch"]
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that says by name whose statistics it uses at inference (Section 3.3).
-
-    While training, the batch's. In eval mode, by `stats`: "image", each image's own (equal to the paper's
-    test mode at batch size 1, and independent of neighbours); "running", the averages of training; "batch",
-    the test batch's (the paper's words). No eval forward changes the running averages.
-    """
-
-    stats: NormStats = "running"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise. Shapes: (N, C, H, W) -> same."""
-        if self.training or self.stats == "running":
-            return super().forward(x)
-        if self.stats == "batch" or x.shape[0] == 1:
-            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
-
-
-class Dropout(nn.Module):
-    """The generator's z (Section 3.1): dropout from torch's RNG while training, from a key at inference."""
-
-    def __init__(self, rate: float, layer: int) -> None:
-        super().__init__()
-        self.rate, self.layer = rate, layer
-
-    def forward(self, x: Tensor, key: int | None) -> Tensor:
-        """Drop. In eval mode the mask is a function of (key, layer, position); key None: no dropout.
-
-        Shapes: (N, C, H, W) -> same; one mask for all N, so that no image depends on its neighbours.
-        """
-        if self.training:
-            return F.dropout(x, self.rate, training=True)
-        if key is None:
-            return x
-        keep = noise.uniform(key, self.layer, *x.shape[1:], device=x.device) >= self.rate
-        return x * (keep.to(x.dtype) / (1 - self.rate))
+__all__ = [
+    "BatchNorm",
+    "Discriminator",
+    "Dropout",
+    "Generator",
+    "NormName",
+    "NormStats",
+    "ResNet",
+    "UNet",
+    "build_discriminator",
+    "build_generator",
+    "initialise",
+]
 
 
 class Down(nn.Module):
@@ -68,7 +49,7 @@ class Down(nn.Module):
         super().__init__()
         self.first = first
         self.conv = nn.Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=norm != "batch")
-        self.norm = _norm("none" if first or innermost else norm, c_out)
+        self.norm = make_norm("none" if first or innermost else norm, c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode. Shapes: (N, C, H, W) -> (N, C', H/2, W/2)."""
@@ -90,7 +71,7 @@ class Up(nn.Module):
             self.conv = nn.Sequential(
                 nn.Upsample(scale_factor=2), nn.Conv2d(c_in, c_out, 3, padding=1, bias=bias)
             )
-        self.norm = _norm("none" if last else norm, c_out)
+        self.norm = make_norm("none" if last else norm, c_out)
         self.dropout = dropout
 
     def forward(self, x: Tensor, key: int | None) -> Tensor:
@@ -99,7 +80,7 @@ class Up(nn.Module):
         return x if self.dropout is None else self.dropout(x, key)
 
 
-class Generator(nn.Module):
+class UNet(nn.Module):
     """G(x, z): an encoder of `num_downs` halvings and its mirror image, skips or none (Section 3.2.1).
 
     Source: appendix 6.1.1; with num_downs 8 and base_channels 64 the encoder is
@@ -155,9 +136,7 @@ class Generator(nn.Module):
 
     def set_norm_stats(self, stats: NormStats) -> None:
         """Choose whose statistics batch norm uses in eval mode."""
-        for module in self.modules():
-            if isinstance(module, BatchNorm):
-                module.stats = stats
+        set_norm_stats(self, stats)
 
     def forward(self, x: Tensor, key: int | None = None) -> Tensor:
         """Translate.
@@ -170,7 +149,7 @@ class Generator(nn.Module):
         Shapes: x (N, C, H, W), H and W multiples of `stride` -> (N, C', H, W), float32.
         Units: x and the result are in [-1, 1].
         """
-        h = torch.cat([x, self._gaussian_z(x, key)], 1) if self.z == "gaussian" else x
+        h = torch.cat([x, gaussian_z(x, key, training=self.training)], 1) if self.z == "gaussian" else x
         skips = []
         for down in self.downs:
             h = down(h)
@@ -190,13 +169,9 @@ class Generator(nn.Module):
             return torch.cat([h, skip], 1)
         return h + skip if self.skip == "add" else h
 
-    def _gaussian_z(self, x: Tensor, key: int | None) -> Tensor:
-        n, _, height, width = x.shape
-        if self.training:
-            return torch.randn(n, 1, height, width, device=x.device, dtype=x.dtype)
-        if key is None:
-            return x.new_zeros(n, 1, height, width)
-        return noise.normal(key, 0, 1, height, width, device=x.device).to(x.dtype).expand(n, -1, -1, -1)
+
+Generator: TypeAlias = UNet | ResNet
+"""What `build_generator` makes; both have stride, z, set_norm_stats and forward(x, key)."""
 
 
 class Discriminator(nn.Module):
@@ -237,13 +212,11 @@ class Discriminator(nn.Module):
             # Lists of the appendix: C64-C128 for pixel and 16x16, C64-C128-C256-C512 for 70x70.
             width = base_channels * min(2**i, 8)
             convolution(width, kernel, stride if i < num_layers else 1, bias=norm != "batch")
-            layers += [_norm(norm, width), nn.LeakyReLU(0.2)]
+            layers += [make_norm(norm, width), nn.LeakyReLU(0.2)]
         convolution(1, kernel, 1, bias=True)
         self.layers = nn.Sequential(*layers)
         # D is only ever asked about the images at hand, so at inference too it uses their statistics.
-        for module in self.modules():
-            if isinstance(module, BatchNorm):
-                module.stats = "image"
+        set_norm_stats(self, "image")
 
     @property
     def receptive_field(self) -> int:
@@ -268,12 +241,6 @@ class Discriminator(nn.Module):
         """
         logits: Tensor = self.layers(torch.cat([x, y], 1) if self.conditional else y)
         return logits
-
-
-def _norm(name: NormName, channels: int) -> nn.Module:
-    if name == "batch":
-        return BatchNorm(channels)
-    return nn.InstanceNorm2d(channels) if name == "instance" else nn.Identity()
 
 
 def initialise(net: nn.Module, rng: torch.Generator) -> None:
@@ -307,24 +274,35 @@ def build_generator(config: GeneratorConfig, rng: torch.Generator | None = None)
         config: Channels and num_downs are set.
         rng: Draws the weights; None: no memory yet (meta device), to count or to load weights into.
     """
-    depth = config.num_downs
-    assert depth is not None, "resolve the config first"
-    net = _build(
-        lambda: Generator(
+    net = _build(lambda: _generator(config), rng)
+    assert isinstance(net, UNet | ResNet)
+    return net
+
+
+def _generator(config: GeneratorConfig) -> Generator:
+    if config.architecture == "resnet":
+        return ResNet(
             *config.channels,
             base_channels=config.base_channels,
-            num_downs=depth,
-            skip=config.skip,
+            blocks=config.resnet_blocks,
             norm=config.norm,
             upsample=config.upsample,
             z=config.noise,
-            dropout_blocks=config.dropout_blocks,
             dropout_rate=config.dropout_rate,
-        ),
-        rng,
+        )
+    depth = config.num_downs
+    assert depth is not None, "resolve the config first"
+    return UNet(
+        *config.channels,
+        base_channels=config.base_channels,
+        num_downs=depth,
+        skip=config.skip,
+        norm=config.norm,
+        upsample=config.upsample,
+        z=config.noise,
+        dropout_blocks=config.dropout_blocks,
+        dropout_rate=config.dropout_rate,
     )
-    assert isinstance(net, Generator)
-    return net
 
 
 def build_discriminator(

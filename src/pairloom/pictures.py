@@ -54,7 +54,8 @@ def sample_sheet(
     """
     strips = []
     for x, y_hat, y in rows:
-        parts = [preview(x, source), preview(y_hat, target), preview(y, target)]
+        shown = (images.recombined(side, x, target) for side in (y_hat, y))
+        parts = [preview(x, source), *(preview(side, spec) for side, spec in shown)]
         gutter = np.full((parts[0].shape[0], gap, 3), 255, np.uint8)
         strips.append(np.concatenate([parts[0], gutter, parts[1], gutter, parts[2]], axis=1))
     width = max(s.shape[1] for s in strips)

@@ -65,7 +65,7 @@ def segmentation() -> Config:
 
 
 def edges2shoes() -> Config:
-    """Edges to shoes: 50k pairs, 15 epochs, batch size 4."""
+    """Edges to shoes: 50k pairs, 15 epochs, batch size 4; of photos alone with data.derive=edges."""
     return _with(
         paper(),
         data={"direction": "AtoB", "load_size": "crop", "mirror": False},
@@ -100,9 +100,9 @@ def colorization() -> Config:
     """Black and white to colour: L in, ab out; 1.2 M photos, about 6 epochs, batch size 4, mirror only."""
     return _with(
         paper(),
-        data={"direction": "AtoB", "load_size": "crop"},
+        data={"direction": "AtoB", "load_size": "crop", "derive": "colorize"},
         training={"epochs": 6, "batch_size": 4},
-        note="About 6 epochs, batch size 4 [S]; mirror only [M]. Give pairs of grey and colour images.",
+        note="About 6 epochs, batch size 4 [S]; mirror only [M]. Data: colour photos; L and ab follow.",
     )
 
 
@@ -110,9 +110,9 @@ def inpainting() -> Config:
     """Missing pixels to photo: 14,900 photos, 25 epochs, batch size 4, a central square missing."""
     return _with(
         paper(),
-        data={"direction": "AtoB", "load_size": "crop", "mirror": False},
+        data={"direction": "AtoB", "load_size": "crop", "mirror": False, "derive": "inpaint"},
         training={"epochs": 25, "batch_size": 4},
-        note="14,900 photos [S]; 25 epochs, batch size 4 [M]. Give pairs of damaged and whole images.",
+        note="14,900 photos [S]; 25 epochs, batch size 4 [M]. Data: whole photos; the hole follows.",
     )
 
 

@@ -55,7 +55,7 @@ class Samples:
 
     @classmethod
     def of(cls, outputs: Tensor, spec: ImageSpec) -> Samples:
-        """The samples that a generator gave. Shapes: outputs (S, C, H, W) on [-1, 1]."""
+        """The samples that a generator gave, ab recombined. Shapes: outputs (S, C, H, W) on [-1, 1]."""
         # A standard deviation has a scale but no offset, and no place in an 8-bit range.
         low, high = (np.asarray(limits, np.float32) for limits in (spec.low, spec.high))
         scale = np.float32(1) if spec.one_hot else (high - low) / 2
@@ -216,9 +216,8 @@ class Translator:
                 f"A batch holds images of one size, but these have {listed} pixels; translate each by itself."
             )
         x = torch.stack(tensors)
-        return [
-            images.to_array(y_hat, self.target_spec) for y_hat in self.translate_tensor(x, seed=seed).cpu()
-        ]
+        outputs, spec = images.recombined(self.translate_tensor(x, seed=seed).cpu(), x, self.target_spec)
+        return [images.to_array(y_hat, spec) for y_hat in outputs]
 
     def samples(self, image: Array | str | Path | Image.Image, count: int, *, seed: int = 0) -> Samples:
         """Translate one image `count` times, each with another z. The spread is small: the paper says so too.
@@ -230,7 +229,7 @@ class Translator:
             raise ValueError(f"samples is {count}; it must be 1 or more.")
         x = images.to_tensor(self.pixels(image), self.source_spec).unsqueeze(0)
         outputs = [self.translate_tensor(x, seed=seed, sample=s).cpu()[0] for s in range(count)]
-        return Samples.of(torch.stack(outputs), self.target_spec)
+        return Samples.of(*images.recombined(torch.stack(outputs), x, self.target_spec))
 
     def pixels(self, image: Array | str | Path | Image.Image) -> Array:
         """What `__call__` takes, as (H, W, C) file values; a PIL image as its file would be read."""

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pairloom import images
 from pairloom.ablation.plan import Plan
 from pairloom.ablation.study import Variant
 from pairloom.checkpoint import load_discriminator, write_atomically
@@ -20,6 +21,7 @@ from pairloom.data import Pair, evenly, find_pairs, load_pair
 from pairloom.evaluation.evaluate import pairs_of
 from pairloom.evaluation.gallery import Picture, picture, view
 from pairloom.evaluation.patches import laid_over, patch_map
+from pairloom.images import ImageSpec
 from pairloom.networks import Discriminator
 from pairloom.pictures import Rgb
 from pairloom.translator import Translator
@@ -114,11 +116,11 @@ def make_figures(plan: Plan, split: str) -> Figures:
         model = Translator.load(run, device=plan.base.training.device, dropout=variant.dropout)
         made = [_translated(model, pair, plan.base.data) for pair in shown]
         source, target = model.source_spec, model.target_spec
-        outputs = tuple(view(y_hat, target, y) for _, y, y_hat in made)
+        outputs = tuple(_seen(y_hat, x, y, target) for x, y, y_hat in made)
         columns.append(Column(title=variant.title, pictures=outputs, seed=seed))
         ends = ends or (
             Column(title="source", pictures=tuple(view(x, source) for x, _, _ in made)),
-            Column(title="target", pictures=tuple(view(y, target, y) for _, y, _ in made)),
+            Column(title="target", pictures=tuple(_seen(y, x, y, target) for x, y, _ in made)),
         )
         if made and (found_map := _judged(run, variant, model, *made[0])):
             judged.append(found_map)
@@ -147,6 +149,12 @@ def _translated(model: Translator, pair: Pair, data: DataConfig) -> tuple[Tensor
     return x, y, model.translate_tensor(x[None], seed=0)[0].cpu().float()
 
 
+def _seen(image: Tensor, x: Tensor, y: Tensor, spec: ImageSpec) -> Rgb:
+    """An output or a target for the eye, ab with the source's L. Shapes: (C, H, W) each -> (H, W, 3)."""
+    (shown, file_spec), (like, _) = (images.recombined(side, x, spec) for side in (image, y))
+    return view(shown, file_spec, like)
+
+
 def _judged(
     run: Path, variant: Variant, model: Translator, x: Tensor, y: Tensor, y_hat: Tensor
 ) -> Judged | None:
@@ -161,7 +169,7 @@ def _judged(
         return None
     mode = model.config.objective.gan_mode
     maps = [patch_map(one, mode) for one in logits]
-    views = [view(image, model.target_spec, y) for image in (y_hat, y)]
+    views = [_seen(image, x, y, model.target_spec) for image in (y_hat, y)]
     laid = [laid_over(v, m, discriminator.windows) for v, m in zip(views, maps, strict=True)]
     return Judged(
         title=variant.title,
@@ -267,16 +275,16 @@ def compose(figures: Figures) -> Image.Image:
     size = (len(columns) * (width + gap) + gap, head + rows * (height + gap) + gap)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for number, (column, images, lines) in enumerate(zip(figures.columns, columns, titles, strict=True)):
+    for number, (column, pictures, lines) in enumerate(zip(figures.columns, columns, titles, strict=True)):
         left = gap + number * (width + gap)
         middle = left + width / 2
         for line, text in enumerate(reversed(lines)):  # titles stand on the images
             bottom = head - gap / 2 - line * leading
             draw.text((middle, bottom), text, fill="black", font=font, anchor="md")
-        for row, image in enumerate(images):
+        for row, image in enumerate(pictures):
             top = head + row * (height + gap)
             sheet.paste(image, (left + (width - image.width) // 2, top + (height - image.height) // 2))
-        if not images:
+        if not pictures:
             bottom = head + rows * (height + gap) - gap
             draw.rectangle((left, head, left + width - 1, bottom - 1), outline="#cccccc")
             draw.text((middle, (head + bottom) / 2), column.instead, fill="#666666", font=font, anchor="mm")

@@ -98,7 +98,7 @@ class Results:
 
     @cached_property
     def blind(self) -> dict[str, str]:
-        """By the name of a score by class that tells a real photo from a picture of nothing no better: why."""
+        """By the name of each score by class that cannot tell real photos from a picture of nothing: why."""
         real, nothing = (self.references.get(name) for name in ("targets", "mean target"))
         if real is None or nothing is None:
             return {}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pairloom import images
 from pairloom.ablation.judge import Judge
 from pairloom.ablation.scores import Arrays
 from pairloom.checkpoint import write_atomically
@@ -43,11 +44,12 @@ class Collector:
         self._first: tuple[Tensor, Tensor] | None = None
         self._previous: tuple[Tensor, Tensor] | None = None
 
-    def add(self, pair: Pair, y: Tensor, y_hat: Tensor, again: Tensor | None) -> None:
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor, again: Tensor | None) -> None:
         """See one image.
 
         Args:
             pair: Its name, and the labels that the judge compares with.
+            x: The source.
             y: The target.
             y_hat: The output.
             again: Another sample of it; None: the model has no noise.
@@ -65,7 +67,7 @@ class Collector:
         if self._spec.kind != "labels" and self._spec.channels == 3:
             for name, image in (("lab_outputs", y_hat), ("lab_targets", y)):
                 histogram = LabHistogram()
-                histogram.add(image[None])
+                histogram.add(images.recombined(image, x, self._spec)[0][None])
                 keep(name, np.concatenate([*histogram.counts.values()]))
         if self._spec.kind != "labels":
             keep("detail", [_fine_detail(y_hat), _fine_detail(y)])
@@ -117,7 +119,7 @@ def collect(pairs: Sequence[Pair], data: DataConfig, model: Translator, judge: J
             for sample in (0, 1)
         )
         assert y_hat is not None
-        collector.add(pair, y, y_hat, again)
+        collector.add(pair, x, y, y_hat, again)
     return collector.arrays()
 
 
@@ -136,9 +138,9 @@ def references(
     mean = (mean / len(some)).float()
     collectors = {"mean target": Collector(specs[1], judge), "targets": Collector(specs[1], judge)}
     for pair in pairs:
-        _, y = load_pair(pair, *specs, data)
-        collectors["mean target"].add(pair, y, at_size(mean, y.shape[-2:]), None)
-        collectors["targets"].add(pair, y, y, None)
+        x, y = load_pair(pair, *specs, data)
+        collectors["mean target"].add(pair, x, y, at_size(mean, y.shape[-2:]), None)
+        collectors["targets"].add(pair, x, y, y, None)
     return {name: collector.arrays() for name, collector in collectors.items()}
 
 

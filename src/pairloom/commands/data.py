@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pairloom.flags import Out, parse_run
+from pairloom.flags import Out, parse_data
 
 
 def sample(
@@ -33,13 +33,39 @@ def sample(
 
 def check(argv: Sequence[str]) -> None:
     """Say in words what is wrong with a data set; exit 1 if training cannot start."""
-    config, _ = parse_run("pairloom data check", argv)
-    from pairloom.data.check import check as check_data
+    data, how = parse_data("check", argv)
+    if how["out"] is None:
+        from pairloom.data.check import check as check_data
 
-    result = check_data(config.data)
+        result = check_data(data)
+    else:
+        from pairloom.check_page import write_check_page
+
+        result = write_check_page(data, how["out"])
     print(result.words())
+    if how["out"] is not None:
+        print(f"Page: {how['out']}")
     if not result.ok:
         raise SystemExit(1)
+
+
+def prepare(argv: Sequence[str]) -> None:
+    """Write pairs to disk: derived from photos, joined side by side, or split into two folders."""
+    data, how = parse_data("prepare", argv)
+    from pairloom.data.prepare import prepare as prepare_data
+
+    print(prepare_data(data, **how).words())
+
+
+def align(argv: Sequence[str]) -> None:
+    """Move the source of each pair onto its target; write the pairs that could be aligned."""
+    data, how = parse_data("align", argv)
+    from pairloom.align_page import write_align_page
+    from pairloom.data.align import align as align_data
+
+    report = align_data(data, **how)
+    print(report.words())
+    print(f"Page: {write_align_page(report)}")
 
 
 def download(
@@ -72,4 +98,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "data sample": sample,
     "data check": check,
     "data download": download,
+    "data prepare": prepare,
+    "data align": align,
 }

@@ -1,10 +1,11 @@
-"""Pairs of images: finding, measuring, reading, jittering, checking, and the built-in sample set."""
+"""Pairs of images: finding, measuring, reading, jittering, deriving, checking; the built-in sample set."""
 
 from pairloom.data.augment import augment, evaluation_geometry
 from pairloom.data.finding import find_pairs
 from pairloom.data.loading import training_batches
 from pairloom.data.measuring import measure_specs, spec_notes
-from pairloom.data.pairs import DataError, ImageRef, Pair, PairSet, evenly, fingerprint, load_pair, read_pair
+from pairloom.data.pairs import DataError, ImageRef, Pair, PairSet, evenly, fingerprint, read_pair
+from pairloom.data.views import load_pair, training_view
 
 __all__ = [
     "DataError",
@@ -21,4 +22,5 @@ __all__ = [
     "read_pair",
     "spec_notes",
     "training_batches",
+    "training_view",
 ]

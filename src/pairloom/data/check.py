@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from pairloom.config import DataConfig, height_width, jitter_note
 from pairloom.data.alignment import CLEAR, SHIFT_PX, Shift, estimate_shift
+from pairloom.data.derive import derivation
 from pairloom.data.finding import find_pairs
 from pairloom.data.measuring import alpha_notes, measure_losses, measure_specs
 from pairloom.data.pairs import SPLITS, DataError, Pair, PairSet
-from pairloom.images import ImageError
+from pairloom.images import ImageError, ImageSpec
 from pairloom.pixels import Array, described
 
 NAMED = 5
@@ -31,6 +32,8 @@ VERY_CLEAR = 3.0
 """... and speaks for its pair alone, whatever the others say, from this ratio on."""
 SHIFTED_PX = 2.0
 """Source pixels: a pair is misaligned beyond this."""
+Look = Callable[[Pair, Array, Array, Shift | None], None]
+"""Sees a pair, its source and target in file values, and the shift if it was estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class CheckReport:
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
+    specs: tuple[ImageSpec, ImageSpec] | None = None
+    """Of source and target; None when problems kept them from being measured."""
 
     @property
     def ok(self) -> bool:
@@ -98,29 +103,33 @@ class _Read:
         return f"{self.pair.split}/{self.pair.name}"
 
 
-def check(data: DataConfig) -> CheckReport:
-    """Read the whole data set and report what is wrong with it; nothing is changed, and nothing raised."""
+def check(data: DataConfig, *, look: Look | None = None) -> CheckReport:
+    """Read the whole data set and report what is wrong with it; nothing is changed, and nothing raised.
+
+    Args:
+        data: The data set.
+        look: Called once with each pair that could be read: a page learns from the same pass over the files.
+    """
     try:
         found = find_pairs(data)
     except DataError as error:
         return CheckReport(problems=(str(error),))
     notes = _Notes()
     _note_layout(found, data, notes)
-    reads = _read_all(found.pairs, data)
+    reads = _read_all(found.pairs, data, look)
     good = [read for read in reads if read.sides is not None]
     _note_faults(reads, notes)
     if good:
-        _note_modes(good, notes)
+        _note_modes(good, data, notes)
         _note_sizes(good, data, notes)
         _note_constant(good, notes)
         _note_duplicates(good, notes)
         _note_shifts(good, notes)
-    if not notes.problems:
-        _note_specs(found, data, notes)
-    return CheckReport(tuple(notes.problems), tuple(notes.warnings), tuple(notes.facts))
+    specs = None if notes.problems else _note_specs(found, data, notes)
+    return CheckReport(tuple(notes.problems), tuple(notes.warnings), tuple(notes.facts), specs)
 
 
-def _read_all(pairs: Sequence[Pair], data: DataConfig) -> list[_Read]:
+def _read_all(pairs: Sequence[Pair], data: DataConfig, look: Look | None) -> list[_Read]:
     every = math.ceil(len(pairs) / MAX_SHIFTS)
     reads = []
     for number, pair in enumerate(tqdm(pairs, desc="checking", unit="pair", disable=None)):
@@ -129,17 +138,25 @@ def _read_all(pairs: Sequence[Pair], data: DataConfig) -> list[_Read]:
         except (DataError, ImageError) as error:
             reads.append(_Read(pair, None, str(error)))
             continue
-        shift = estimate_shift(source, target) if number % every == 0 else None
+        tried = number % every == 0 and data.derive == "none"
+        shift = estimate_shift(source, target) if tried else None
+        if look is not None:
+            look(pair, source, target, shift)
         reads.append(_Read(pair, (_side(source), _side(target)), shift=shift))
     return reads
 
 
 def _side(array: Array) -> _Side:
     height, width, channels = array.shape
+    mode = described(channels, array.dtype.name)
+    return _Side(height, width, mode, content_digest(array), bool((array == array[:1, :1]).all()))
+
+
+def content_digest(array: Array) -> bytes:
+    """Equal for equal pixels."""
     digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(array).data)
-    mode = described(channels, array.dtype.name)
-    return _Side(height, width, mode, digest.digest(), bool((array == array[:1, :1]).all()))
+    return digest.digest()
 
 
 def _some(names: Sequence[str], *, separator: str = ", ") -> str:
@@ -160,7 +177,9 @@ def _note_layout(found: PairSet, data: DataConfig, notes: _Notes) -> None:
     listed = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
     sides = "the left half" if found.layout == "side-by-side" else "A"
     role = "source" if data.direction == "AtoB" else "target"
-    notes.facts.append(f"{len(found.pairs)} pairs ({found.layout}): {listed}; {sides} is the {role}.")
+    made = f"each makes a pair (data.derive={data.derive})"
+    how = made if found.layout == "photos" else f"{sides} is the {role}"
+    notes.facts.append(f"{len(found.pairs)} pairs ({found.layout}): {listed}; {how}.")
     if counts["train"] == 0:
         notes.problems.append(f"There are no training pairs, only {listed}.")
     elif counts["train"] == 1:
@@ -197,7 +216,18 @@ def _note_faults(reads: Sequence[_Read], notes: _Notes) -> None:
         notes.fault(bad, f"{len(bad)} of {len(reads)} pairs cannot be read: {sentences}")
 
 
-def _note_modes(reads: Sequence[_Read], notes: _Notes) -> None:
+def _note_modes(reads: Sequence[_Read], data: DataConfig, notes: _Notes) -> None:
+    derive = derivation(data)
+    if derive is not None:
+        grey = described(1, "uint8")
+        greys = [read.name for read in reads if _of(read, 1).mode == grey]
+        if greys and derive.needs_colour:
+            notes.warnings.append(
+                f"{_are(len(greys), 'photo')} grey, with no colours to learn: {_some(greys)}."
+            )
+        reads = [read for read in reads if _of(read, 1).mode != grey]  # they do among colour photos
+        if not reads:
+            return
     for number, role in enumerate(("source", "target")):
         modes = [(read, _of(read, number).mode) for read in reads]
         # The training images say what is usual; without any, all do.
@@ -401,12 +431,12 @@ def _direction(down: float, right: float) -> str:
 # Values
 
 
-def _note_specs(found: PairSet, data: DataConfig, notes: _Notes) -> None:
+def _note_specs(found: PairSet, data: DataConfig, notes: _Notes) -> tuple[ImageSpec, ImageSpec] | None:
     try:
         specs = measure_specs(found, data)
     except DataError as error:
         notes.problems.append(str(error))
-        return
+        return None
     for role, spec in zip(("source", "target"), specs, strict=True):
         notes.facts.append(f"The {role} will be read as: {spec.words()}.")
         flat = [str(c) for c, (low, high) in enumerate(zip(spec.low, spec.high, strict=True)) if low == high]
@@ -418,3 +448,4 @@ def _note_specs(found: PairSet, data: DataConfig, notes: _Notes) -> None:
     told.extend(alpha_notes(found.split("train"), *specs))
     for loss in measure_losses(found.split("train"), *specs):
         (notes.warnings if loss.much else notes.facts).append(loss.sentence)
+    return specs

@@ -1,8 +1,8 @@
 """Which file belongs to which, and in which split.
 
-Three layouts are read: side-by-side files (the paper's), two folders, and a CSV manifest. Partners have the
-same relative path without extension; nothing is ever paired by order. Listing opens no image, so that a
-hundred thousand pairs are listed in seconds.
+Three layouts are read: side-by-side files (the paper's), two folders, and a CSV manifest; and single photos,
+of which pairs are derived. Partners have the same relative path without extension; nothing is ever paired by
+order. Listing opens no image, so that a hundred thousand pairs are listed in seconds.
 """
 
 from __future__ import annotations
@@ -10,23 +10,26 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path, PurePath
 
 from pairloom import images
 from pairloom.config import DataConfig
+from pairloom.data.listing import (
+    SPLIT_OF,
+    beside,
+    folders,
+    in_order,
+    list_images,
+    natural,
+    shown,
+    side_splits,
+)
 from pairloom.data.pairs import SPLITS, DataError, ImageRef, Pair, PairSet
+from pairloom.data.photos import find_photos
 
-# fmt: off
-_SPLIT_OF = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}
-# fmt: on
 _COLUMNS = ("a", "b", "split", "group")
 
 
@@ -39,7 +42,8 @@ def find_pairs(data: DataConfig) -> PairSet:
 
     `data.path` is a manifest (.csv), the first of two folders (`data.path_b` is the second), a folder with
     subfolders A and B, a folder with trainA and trainB, or else a folder of side-by-side files. Folders may
-    hold train, val and test below them; without these, all pairs are training pairs. A split that does not
+    hold train, val and test below them; without these, all pairs are training pairs. With `data.derive` the
+    folder holds single photos, at any depth. A split that does not
     exist is made from the training pairs where `val_fraction` or `test_fraction` asks for it; where these
     cannot be divided there is no validation, and a note says so.
 
@@ -52,7 +56,7 @@ def find_pairs(data: DataConfig) -> PairSet:
     if not root.exists():
         raise DataError(f"data.path: {root} does not exist.")
     try:
-        found = _listed(root, data.path_b)
+        found = _listed(root, data.path_b) if data.derive == "none" else find_photos(root, data)
     except OSError as error:
         raise DataError(f"data.path: {error.filename or root} cannot be read ({error.strerror}).") from error
     if not found.pairs:
@@ -79,14 +83,14 @@ def _from_folders(root: Path, second: str | None) -> PairSet:
         other = Path(second)
         if not other.is_dir():
             raise DataError(f"data.path_b: {other} is not a folder.")
-        return _two_folders(_side_splits(root), _side_splits(other), (root, other), base=None)
+        return _two_folders(side_splits(root), side_splits(other), (root, other), base=None)
 
-    below = {name.lower(): root / name for name in _folders(root)}
+    below = {name.lower(): root / name for name in folders(root)}
     if "a" in below and "b" in below:
         sides = below["a"], below["b"]
-        return _two_folders(_side_splits(sides[0]), _side_splits(sides[1]), sides, base=root)
+        return _two_folders(side_splits(sides[0]), side_splits(sides[1]), sides, base=root)
     a, b = (
-        {_SPLIT_OF[n[:-1]]: p for n, p in below.items() if n[-1] == side and n[:-1] in _SPLIT_OF}
+        {SPLIT_OF[n[:-1]]: p for n, p in below.items() if n[-1] == side and n[:-1] in SPLIT_OF}
         for side in "ab"
     )
     if "train" in a and "train" in b:
@@ -97,31 +101,16 @@ def _from_folders(root: Path, second: str | None) -> PairSet:
     return _side_by_side(root)
 
 
-def _side_splits(root: Path) -> dict[str, Path]:
-    """The split folders below one side, or the side itself as its training split."""
-    splits: dict[str, Path] = {}
-    for name in _folders(root):
-        split = _SPLIT_OF.get(name.lower())
-        if split is None:
-            continue
-        if split in splits:
-            raise DataError(
-                f"{splits[split]} and {root / name} are both the {split} split; keep one of them."
-            )
-        splits[split] = root / name
-    return splits or {"train": root}
-
-
 def _side_by_side(root: Path) -> PairSet:
-    splits = _side_splits(root)
+    splits = side_splits(root)
     pairs = []
     for split in SPLITS:
         if split in splits:
             folder = splits[split]
-            for name, file in _sorted(_list_images(folder)):
+            for name, file in in_order(list_images(folder)):
                 path = folder / file
                 pairs.append(Pair(name, ImageRef(path, "left"), ImageRef(path, "right"), split, ""))
-    unused = _beside([root], splits.values(), base=root)
+    unused = beside([root], splits.values(), base=root)
     return PairSet("side-by-side", tuple(pairs), tuple(unused))
 
 
@@ -133,9 +122,9 @@ def _two_folders(
     unpaired: list[str] = []
     for split in SPLITS:
         folders = a.get(split), b.get(split)
-        files_a, files_b = ({} if folder is None else _list_images(folder) for folder in folders)
+        files_a, files_b = ({} if folder is None else list_images(folder) for folder in folders)
         if folders[0] is not None and folders[1] is not None:
-            for name, file in _sorted(files_a):
+            for name, file in in_order(files_a):
                 if name in files_b:
                     left, right = ImageRef(folders[0] / file), ImageRef(folders[1] / files_b[name])
                     pairs.append(Pair(name, left, right, split, ""))
@@ -143,39 +132,22 @@ def _two_folders(
             (folders[0], folders[1], files_a, files_b),
             (folders[1], folders[0], files_b, files_a),
         ):
-            where = f"the other side, which has no {split} folder" if other is None else _shown(other, base)
+            where = f"the other side, which has no {split} folder" if other is None else shown(other, base)
             unpaired += [
-                f"{_shown(own / file, base)} has no partner in {where}"
-                for name, file in _sorted(files)
+                f"{shown(own / file, base)} has no partner in {where}"
+                for name, file in in_order(files)
                 if own is not None and name not in partners
             ]
-    unpaired += _beside(roots, [*a.values(), *b.values()], base=base)
+    unpaired += beside(roots, [*a.values(), *b.values()], base=base)
     return PairSet("two folders", tuple(pairs), tuple(unpaired))
-
-
-def _shown(path: Path, base: Path | None) -> str:
-    return str(path) if base is None else path.relative_to(base).as_posix()
-
-
-def _beside(roots: Iterable[Path], used: Collection[Path], *, base: Path | None) -> list[str]:
-    """A sentence for each image, and each folder of images, that split folders leave unread beside them."""
-    sentences = []
-    for root in roots:
-        if root in used:
-            continue
-        files = [root / entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name)]
-        folders = [root / name for name in _folders(root) if root / name not in used]
-        folders = [folder for folder in folders if any(_is_image(name) for name in os.listdir(folder))]
-        sentences += [
-            f"{_shown(path, base)} lies beside the split folders and is not used"
-            for path in sorted(files + folders, key=lambda path: _natural(path.name))
-        ]
-    return sentences
 
 
 def _nothing_found(root: Path, found: PairSet) -> str:
     if found.layout == "manifest":
         return f"{root} has a header but no rows."
+    if found.layout == "photos":
+        why = found.unpaired[0] if found.unpaired else f"looked for {', '.join(sorted(images.SUFFIXES))}"
+        return f"No photos were found in {root}: {why}."
     if not found.unpaired:
         return (
             f"No images were found in {root}: looked for {', '.join(sorted(images.SUFFIXES))} in "
@@ -186,63 +158,6 @@ def _nothing_found(root: Path, found: PairSet) -> str:
         f"No pairs were found in {root}: {examples}. Partners have the same relative path without extension; "
         "where names differ, write a manifest .csv with the header a,b[,split][,group]."
     )
-
-
-# -----------------------------------------------------------------------------------------------------------
-# Listing
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in images.SUFFIXES
-
-
-def _folders(root: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
-
-
-def _list_images(root: Path) -> dict[str, str]:
-    """Relative path of each image below `root`, by its name: the same path without extension."""
-    files: dict[str, str] = {}
-    for file in _walk(str(root), "", {os.path.realpath(root)}):
-        name = os.path.splitext(file)[0]
-        if name in files:
-            raise DataError(
-                f"{root / files[name]} and {root / file} have the same name; partners are found by name, so "
-                "keep one of them."
-            )
-        files[name] = file
-    return files
-
-
-def _walk(folder: str, prefix: str, links: set[str]) -> Iterator[str]:
-    """Images below a folder. Linked folders are entered, each once, so that a cycle of links ends."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                if entry.is_symlink():
-                    real = os.path.realpath(entry.path)
-                    if real in links:
-                        continue
-                    links.add(real)
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", links)
-            elif _is_image(entry.name):
-                yield prefix + entry.name
-
-
-_DIGITS = re.compile(r"([0-9]+)")
-
-
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """Sort key under which 2 comes before 10."""
-    parts: list[str | int] = list(_DIGITS.split(name.casefold()))
-    parts[1::2] = [int(digits) for digits in parts[1::2]]
-    return parts, name
-
-
-def _sorted(files: dict[str, str]) -> list[tuple[str, str]]:
-    return sorted(files.items(), key=lambda item: _natural(item[0]))
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -275,13 +190,13 @@ def _from_manifest(path: Path) -> PairSet:
         first = lines.setdefault((row["a"], row["b"]), rows.line_num)
         if first != rows.line_num:
             raise DataError(f"{where} repeats the pair of line {first} ({row['a']}, {row['b']}); remove one.")
-        split = _SPLIT_OF.get(row.get("split", "train").lower())
+        split = SPLIT_OF.get(row.get("split", "train").lower())
         if split is None:
             raise DataError(f"{where}: split is {row['split']!r}; it must be train, val or test.")
         a, b = (_manifest_file(path.parent, row[column], f"{where}: {column}") for column in "ab")
         name = _free_name(_manifest_name(row["a"]), split, taken)
         pairs.append(Pair(name, ImageRef(a), ImageRef(b), split, row.get("group", "")))
-    pairs.sort(key=lambda pair: (SPLITS.index(pair.split), _natural(pair.name)))
+    pairs.sort(key=lambda pair: (SPLITS.index(pair.split), natural(pair.name)))
     return PairSet("manifest", tuple(pairs), ())
 
 

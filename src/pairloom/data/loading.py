@@ -1,8 +1,8 @@
 """Training batches, as a function of the image's number.
 
-Image j of the whole training is `perm(seed, j // N)[j % N]`; its jitter and mirror are a function of
-(seed, j // N, j % N). So nothing about a loader needs saving: to resume is to start at another j, and the
-batches are the same for any number of workers.
+Image j of the whole training is `perm(seed, j // N)[j % N]`; its jitter and mirror, and what is random in how
+it is derived, are a function of (seed, j // N, j % N). So nothing about a loader needs saving: to resume is
+to start at another j, and the batches are the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pairloom.config import DataConfig
-from pairloom.data.augment import augment
-from pairloom.data.pairs import DataError, Pair, PairSet, label_sides, read_pair, training_pairs
+from pairloom.data.pairs import DataError, Pair, PairSet, training_pairs
+from pairloom.data.views import training_view
 from pairloom.images import ImageError, ImageSpec
 
 Item = tuple[Tensor, Tensor] | ValueError
@@ -113,7 +113,7 @@ def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def item_rng(seed: int, epoch: int, position: int) -> np.random.Generator:
-    """The generator from which jitter and mirror of one image of the training are drawn."""
+    """The generator from which jitter, mirror and hole of one image of the training are drawn."""
     return np.random.default_rng([seed % 2**64, epoch, position])
 
 
@@ -140,21 +140,11 @@ class TrainingImages(Dataset[Item]):
         return self.pairs[int(self._order[1][position])]
 
     def __getitem__(self, j: int) -> Item:
-        data = self.data
+        rng = item_rng(self.seed, *divmod(j, len(self.pairs)))
         try:
-            x, y = read_pair(self.pair(j), *self.specs, data)
+            return training_view(self.pair(j), *self.specs, self.data, rng)
         except (DataError, ImageError) as error:
             return error
-        return augment(
-            x,
-            y,
-            load_size=data.load_sides,
-            crop_size=data.crop_size,
-            resize=data.resize,
-            mirror=data.mirror,
-            labels=label_sides(*self.specs),
-            rng=item_rng(self.seed, *divmod(j, len(self.pairs))),
-        )
 
 
 def _collate(items: list[Item]) -> Item:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from pairloom import images
 from pairloom.config import DataConfig
+from pairloom.data.derive import as_photo, derivation
 from pairloom.data.pairs import DataError, ImageRef, Pair, PairSet, evenly, training_pairs
 from pairloom.images import ImageError, ImageSpec
 from pairloom.palette import MAX_CLASSES, distinct_colours
@@ -31,7 +32,8 @@ def measure_specs(pairs: PairSet | Sequence[Pair], data: DataConfig) -> tuple[Im
     """Decide once, from the training pairs, how the files of each side become tensors.
 
     Up to `MEASURED_PAIRS` evenly spread pairs are read. Whether a side is a label map is decided on all its
-    files, stopping at the first that is lossy or shows too many colours.
+    files, stopping at the first that is lossy or shows too many colours. Single photos are measured by the
+    settings of the target, and the specs of the pairs that are derived from them follow.
 
     Raises:
         DataError: There are no pairs, a file cannot be read, the files of a side differ in channels or type,
@@ -40,11 +42,21 @@ def measure_specs(pairs: PairSet | Sequence[Pair], data: DataConfig) -> tuple[Im
     train = training_pairs(pairs)
     if not train:
         raise DataError("There are no training pairs to measure.")
+    derive = derivation(data)
+    if derive is not None:
+        photos = replace(data, target_kind="intensity")
+        channels = 3 if derive.needs_colour else None
+        return derive.specs(_measure([pair.target for pair in train], photos, "target", channels))
     source = _measure([pair.source for pair in train], data, "source")
     return source, _measure([pair.target for pair in train], data, "target")
 
 
-def _measure(refs: Sequence[ImageRef], data: DataConfig, side: Literal["source", "target"]) -> ImageSpec:
+def _measure(
+    refs: Sequence[ImageRef],
+    data: DataConfig,
+    side: Literal["source", "target"],
+    channels: int | None = None,
+) -> ImageSpec:
     kind, scaling, limits, palette_path, one_hot = (
         getattr(data, f"{side}_{field}") for field in ("kind", "scaling", "range", "palette", "one_hot")
     )
@@ -66,7 +78,7 @@ def _measure(refs: Sequence[ImageRef], data: DataConfig, side: Literal["source",
             colours = _colours(refs, data, at_most=AUTO_LABEL_COLOURS, lossless=True)
             palette = sorted(colours) if colours and len(colours) > 1 else ()
         spec = measure_spec(
-            _alike((refs[i] for i in spread), data),
+            _alike([refs[i] for i in spread], data, channels),
             kind=kind,
             scaling=scaling,
             limits=limits,
@@ -113,7 +125,7 @@ def measure_losses(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: I
         ImageError: A file cannot be read.
     """
     losses = []
-    for side, spec in (("source", source_spec), ("target", target_spec)):
+    for side, spec in _read_sides(pairs, source_spec, target_spec):
         refs: list[ImageRef] = [getattr(pair, side) for pair in pairs]
         if spec.kind == "labels":
             lost = _mean_of(images.palette_distance, refs, spec)
@@ -128,6 +140,14 @@ def measure_losses(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: I
     return losses
 
 
+def _read_sides(
+    pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec
+) -> list[tuple[str, ImageSpec]]:
+    """The sides that are files: both, or of a single photo the one that it is the target."""
+    single = any(pair.source == pair.target for pair in pairs)
+    return [("target", target_spec)] if single else [("source", source_spec), ("target", target_spec)]
+
+
 def alpha_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec) -> list[str]:
     """A sentence for each side that loses an alpha channel which is not opaque, as far as a few images tell.
 
@@ -135,7 +155,7 @@ def alpha_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: Imag
         ImageError: A file cannot be read.
     """
     notes = []
-    for side, spec in (("source", source_spec), ("target", target_spec)):
+    for side, spec in _read_sides(pairs, source_spec, target_spec):
         refs: list[ImageRef] = evenly([getattr(pair, side) for pair in pairs], NOTED_IMAGES)
         flattened = sum(_is_flattened(ref, spec) for ref in refs)
         if flattened:
@@ -177,11 +197,16 @@ def _mean_of(figure: Callable[[Array, ImageSpec], float], refs: Sequence[ImageRe
     return float(np.mean(figures))
 
 
-def _alike(refs: Iterable[ImageRef], data: DataConfig) -> Iterator[Array]:
-    """Read one after the other; all must have the channels and the type of the first."""
+def _alike(refs: Sequence[ImageRef], data: DataConfig, channels: int | None) -> Iterator[Array]:
+    """Read one after the other; all must have the channels and the type of the first.
+
+    Of photos that pairs are derived from, grey ones count as RGB: if `channels` is 3, or one of them is.
+    """
+    if data.derive != "none" and channels is None:
+        channels = 3 if any(ref.read(data).shape[2] == 3 for ref in refs) else 1
     first: tuple[ImageRef, str] | None = None
     for ref in refs:
-        array = ref.read(data)
+        array = as_photo(ref.read(data), channels or 1)
         found = ref, described(array.shape[2], array.dtype.name)
         first = first or found
         if found[1] != first[1]:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pairloom import images
 from pairloom.config import DataConfig
-from pairloom.data.augment import evaluation_geometry
 from pairloom.images import ImageError, ImageSpec
 from pairloom.pixels import Array
 
@@ -71,13 +70,17 @@ def _read_file(path: Path, how: ImageSpec | DataConfig | None) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A source and its target. `name` is the relative path without extension, unique within its split."""
+    """A source and its target. `name` is the relative path without extension, unique within its split.
+
+    Of a pair that is derived from a single photo, both are that photo; `hole` is a mask of its own.
+    """
 
     name: str
     source: ImageRef
     target: ImageRef
     split: str
     group: str
+    hole: ImageRef | None = None
 
     def read(
         self, source: ImageSpec | DataConfig | None = None, target: ImageSpec | DataConfig | None = None
@@ -102,7 +105,7 @@ class Pair:
 class PairSet:
     """All pairs of a data set, in natural order of their names, and what is to be said of them."""
 
-    layout: Literal["side-by-side", "two folders", "manifest"]
+    layout: Literal["side-by-side", "two folders", "manifest", "photos"]
     pairs: tuple[Pair, ...]
     unpaired: tuple[str, ...]
     """A sentence for each file left out."""
@@ -137,7 +140,7 @@ def read_pair(
         ImageError: A file cannot be read.
     """
     source, target = pair.read(source_spec, target_spec)
-    x, y = _as_tensor(source, source_spec, pair.source), _as_tensor(target, target_spec, pair.target)
+    x, y = as_tensor(source, source_spec, pair.source), as_tensor(target, target_spec, pair.target)
     if data.resize != "stretch" and x.shape[1:] != y.shape[1:]:
         raise DataError(
             f"{pair.source} is {x.shape[2]}x{x.shape[1]} pixels and {pair.target} {y.shape[2]}x{y.shape[1]}; "
@@ -146,28 +149,12 @@ def read_pair(
     return x, y
 
 
-def _as_tensor(array: Array, spec: ImageSpec, ref: ImageRef) -> Tensor:
+def as_tensor(array: Array, spec: ImageSpec, ref: ImageRef) -> Tensor:
+    """File values as a tensor; what does not suit the spec is a DataError that names the file."""
     try:
         return images.to_tensor(array, spec)
     except ImageError as error:
         raise DataError(f"{ref}: {error}") from error
-
-
-def load_pair(
-    pair: Pair, source_spec: ImageSpec, target_spec: ImageSpec, data: DataConfig
-) -> tuple[Tensor, Tensor]:
-    """Both sides as tensors in evaluation geometry: resized as `data.resize` says; no jitter, no mirror.
-
-    Shapes: (C, H, W) each, [-1, 1].
-
-    Raises:
-        DataError: See `read_pair`.
-        ImageError: A file cannot be read.
-    """
-    x, y = read_pair(pair, source_spec, target_spec, data)
-    return evaluation_geometry(
-        x, y, crop_size=data.crop_size, resize=data.resize, labels=label_sides(source_spec, target_spec)
-    )
 
 
 def label_sides(source_spec: ImageSpec, target_spec: ImageSpec) -> tuple[bool, bool]:
@@ -184,7 +171,7 @@ def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
     digest = hashlib.sha256()
     for pair in pairs.pairs if isinstance(pairs, PairSet) else pairs:
         parts = [pair.name, pair.split]
-        for ref in (pair.source, pair.target):
+        for ref in filter(None, (pair.source, pair.target, pair.hole)):
             try:
                 size = ref.path.stat().st_size
             except OSError as error:

@@ -112,7 +112,10 @@ def evaluate(
         choose_looks(
             translator,
             pairs,
-            train_targets=lambda: [load(pair)[1] for pair in evenly(train, LADDER_PAIRS)],
+            train_targets=lambda: [
+                images.recombined(y, x, translator.target_spec)[0]
+                for x, y in map(load, evenly(train, LADDER_PAIRS))
+            ],
             learned=learned,
             segmenter=segmenter,
             samples=samples,
@@ -126,7 +129,7 @@ def evaluate(
         for pair in tqdm(pairs, desc=f"evaluating {split}", unit="pair", disable=None, leave=False):
             x, y = load(pair)
             y_hat = translator.translate_tensor(x[None], seed=seed)[0].cpu().float()
-            _write_output(out, pair.name, y_hat, translator.target_spec)
+            _write_output(out, pair.name, *images.recombined(y_hat, x, translator.target_spec))
             row = _measure_row(
                 pair,
                 x,
@@ -272,9 +275,9 @@ def _table(out: Path) -> Iterator[Callable[[dict[str, str | float]], None]]:
 
 def _channel_columns(spec: ImageSpec) -> dict[str, dict[str, str]]:
     """By metric, the column of each channel of an intensity image of several: `bias_0`, `bias_DAPI`."""
-    if spec.kind == "labels" or spec.channels == 1:
+    if spec.kind == "labels" or spec.tensor_channels == 1:
         return {}
-    names = spec.names or tuple(map(str, range(spec.channels)))
+    names = spec.names or tuple(map(str, range(spec.tensor_channels)))
     return {metric: {name: f"{metric}_{name}" for name in names} for metric in PER_CHANNEL}
 
 
@@ -291,10 +294,13 @@ def _measure_row(
 ) -> dict[str, str | float]:
     """One line of the table. Shapes: x, y, y_hat (C, H, W)."""
     metrics = {name: metric for name, metric in METRICS.items() if name != "Pearson" or spec.kind != "labels"}
-    metrics |= extra
+    target = images.recombined(y, x, spec)[0]
 
     def measured(output: Tensor, prefix: str = "") -> dict[str, float]:
-        return {prefix + name: float(metric(output[None], y[None])) for name, metric in metrics.items()}
+        shown = images.recombined(output, x, spec)[0] if extra else output  # what sees photos sees colours
+        of_tensors = {name: metric(output[None], y[None]) for name, metric in metrics.items()}
+        of_photos = {name: metric(shown[None], target[None]) for name, metric in extra.items()}
+        return {prefix + name: float(value) for name, value in (of_tensors | of_photos).items()}
 
     row: dict[str, str | float] = {"name": pair.name, **measured(y_hat)}
     for metric, columns in _channel_columns(spec).items():
@@ -305,7 +311,8 @@ def _measure_row(
     row |= measured(references.mean_target(y.shape[-2:]), "mean_target_")
     neighbour = references.nearest(x, other_than=pair)
     if neighbour is None:
-        return row | {f"nearest_pair_{name}": math.nan for name in metrics} | {"nearest_pair": ""}
+        nothing = {f"nearest_pair_{name}": math.nan for name in (*metrics, *extra)}
+        return row | nothing | {"nearest_pair": ""}
     row |= measured(at_size(load(neighbour)[1], y.shape[-2:]), "nearest_pair_")
     return row | {"nearest_pair": neighbour.name}
 

@@ -19,6 +19,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
+from pairloom import images
 from pairloom.config import DataConfig
 from pairloom.data import Pair, load_pair
 from pairloom.evaluation.metrics import BETTER, Interval
@@ -208,6 +209,7 @@ class Examples:
         if key not in self._made:
             x, y, y_hat = self.tensors(pair)
             source, target = self.specs
+            (y_hat, target), (y, _) = (images.recombined(side, x, target) for side in (y_hat, y))
             views = {"source": view(x, source), "output": view(y_hat, target, y), "target": view(y, target)}
             if difference:
                 views["difference"] = difference_map(y_hat, y)

@@ -20,6 +20,7 @@ import torch
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from pairloom import images
 from pairloom.checkpoint import load_discriminator, write_text_atomically
 from pairloom.config import Config
 from pairloom.data import Pair, evenly, find_pairs
@@ -200,7 +201,8 @@ def _patches(discriminator: Discriminator, examples: Examples, pair: Pair) -> di
         except (RuntimeError, ValueError):  # ValueError: a norm over a single value
             return None
         values = patch_map(logits, examples.translator.config.objective.gan_mode)
-        pixels = view(tensor, target, y)
+        (shown, spec), (whole, _) = (images.recombined(side, x, target) for side in (tensor, y))
+        pixels = view(shown, spec, whole)
         pictures = (
             picture(pixels, label, f"{label} of {pair.name}"),
             picture(laid_over(pixels, values, discriminator.windows), "D's map", f"patch map of the {label}"),

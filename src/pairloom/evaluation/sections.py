@@ -314,6 +314,22 @@ def _another_scale(segmenter: PixelClassifier, translator: Translator) -> Iterat
         )
 
 
+class AsSeen:
+    """Another look, at the images as their files hold them: ab with the source's L as RGB."""
+
+    def __init__(self, look: Look, spec: ImageSpec) -> None:
+        self._look, self._spec = look, spec
+
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+        """See one pair."""
+        seen = (images.recombined(side, x, self._spec)[0] for side in (y, y_hat))
+        self._look.add(pair, x, *seen)
+
+    def section(self) -> Section:
+        """That of the other look."""
+        return self._look.section()
+
+
 # ------------------------------------------------------------------------------------------------------------
 # Which looks
 
@@ -375,7 +391,7 @@ def choose_looks(
     Args:
         translator: The model.
         pairs: Those that will be seen.
-        train_targets: Reads some targets of training, (C, H, W) each; asked for photos only.
+        train_targets: Reads some targets of training, (C, H, W) each, as seen; asked for photos only.
         learned: What needs weights.
         segmenter: Of real photos.
         samples: Translations of the same source.
@@ -409,6 +425,7 @@ def choose_looks(
             source_spec=translator.source_spec,
             rgb=rgb,
         )
+        looks = {name: AsSeen(look, spec) for name, look in looks.items()}
     if samples > 1 and translator.semantics.dropout and translator.config.generator.noise != "none":
         looks["noise"] = Noise(translator, evenly(pairs, NOISE_PAIRS), samples=samples, seed=seed)
     return looks

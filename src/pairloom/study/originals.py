@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -212,8 +212,11 @@ class RunImages:
                 pair = pairs[number]
                 x, y = self._tensors(model, config, pair)
                 said = f"{name} of {pair.name}"
-                y_hat = model.translate_tensor(x[None], seed=self.seed)[0]
-                target = eight_bit_rgb(images.to_array(y, model.target_spec), f"target of {pair.name}")
+                y_hat = model.translate_tensor(x[None], seed=self.seed)[0].cpu()
+                output, target = (
+                    images.to_array(*images.recombined(side, x, model.target_spec)) for side in (y_hat, y)
+                )
+                target = eight_bit_rgb(target, f"target of {pair.name}")
                 if shown is None:
                     shown = target
                     if self.real:
@@ -223,22 +226,14 @@ class RunImages:
                         f"{name} and {first}: learned from different targets of {pair.name} (another size, "
                         "direction or data set); their outputs cannot stand in one study."
                     )
-                yield Original(
-                    name, pair.name, said, eight_bit_rgb(images.to_array(y_hat, model.target_spec), said)
-                )
+                yield Original(name, pair.name, said, eight_bit_rgb(output, said))
 
     def _tensors(self, model: Any, config: Any, pair: Any) -> Any:
         """Source and target in [-1, 1]. Shapes: (C, H, W) each."""
-        from pairloom.data.augment import evaluation_geometry
-        from pairloom.data.pairs import label_sides, read_pair
+        from pairloom.data import load_pair
 
-        specs = model.source_spec, model.target_spec
-        return evaluation_geometry(
-            *read_pair(pair, *specs, config),
-            crop_size=self.generate_px or config.crop_size,
-            resize=config.resize,
-            labels=label_sides(*specs),
-        )
+        config = replace(config, crop_size=self.generate_px, load_size=None) if self.generate_px else config
+        return load_pair(pair, model.source_spec, model.target_spec, config)
 
     def notes(self) -> list[str]:
         """None."""
@@ -246,6 +241,7 @@ class RunImages:
 
 
 def _check_target(name: str, spec: Any) -> None:
+    spec = spec.file_spec
     if spec.dtype != "uint8" or spec.channels not in (1, 3):
         raise StudyFault(
             f"{name}: makes images of {described(spec.channels, spec.dtype)}; a study shows 8-bit images in "

@@ -1,0 +1,80 @@
+"""The layers that know how a generator is run at inference: norms by whose statistics, and z from a key."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pairloom import noise
+
+NormName = Literal["batch", "instance", "none"]
+NormStats = Literal["image", "running", "batch"]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that says by name whose statistics it uses at inference (Section 3.3).
+
+    While training, the batch's. In eval mode, by `stats`: "image", each image's own (equal to the paper's
+    test mode at batch size 1, and independent of neighbours); "running", the averages of training; "batch",
+    the test batch's (the paper's words). No eval forward changes the running averages.
+    """
+
+    stats: NormStats = "running"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise. Shapes: (N, C, H, W) -> same."""
+        if self.training or self.stats == "running":
+            return super().forward(x)
+        if self.stats == "batch" or x.shape[0] == 1:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+
+
+class Dropout(nn.Module):
+    """The generator's z (Section 3.1): dropout from torch's RNG while training, from a key at inference."""
+
+    def __init__(self, rate: float, layer: int) -> None:
+        super().__init__()
+        self.rate, self.layer = rate, layer
+
+    def forward(self, x: Tensor, key: int | None) -> Tensor:
+        """Drop. In eval mode the mask is a function of (key, layer, position); key None: no dropout.
+
+        Shapes: (N, C, H, W) -> same; one mask for all N, so that no image depends on its neighbours.
+        """
+        if self.training:
+            return F.dropout(x, self.rate, training=True)
+        if key is None:
+            return x
+        keep = noise.uniform(key, self.layer, *x.shape[1:], device=x.device) >= self.rate
+        return x * (keep.to(x.dtype) / (1 - self.rate))
+
+
+def make_norm(name: NormName, channels: int) -> nn.Module:
+    """Batch norm with scale and shift; instance norm without; or nothing."""
+    if name == "batch":
+        return BatchNorm(channels)
+    return nn.InstanceNorm2d(channels) if name == "instance" else nn.Identity()
+
+
+def gaussian_z(x: Tensor, key: int | None, *, training: bool) -> Tensor:
+    """The other z: one channel of noise beside x; at inference a function of (key, position), or zeros.
+
+    Shapes: x (N, C, H, W) -> (N, 1, H, W).
+    """
+    n, _, height, width = x.shape
+    if training:
+        return torch.randn(n, 1, height, width, device=x.device, dtype=x.dtype)
+    if key is None:
+        return x.new_zeros(n, 1, height, width)
+    return noise.normal(key, 0, 1, height, width, device=x.device).to(x.dtype).expand(n, -1, -1, -1)
+
+
+def set_norm_stats(net: nn.Module, stats: NormStats) -> None:
+    """Choose whose statistics a network's batch norms use in eval mode."""
+    for module in net.modules():
+        if isinstance(module, BatchNorm):
+            module.stats = stats
