@@ -162,6 +162,8 @@ class FakeHub:
         return ask.answer(200, content, ETag=etag, X_Repo_Commit=commit)
 
     def post(self, ask: Any, body: bytes) -> None:
+        if ask.path == "/api/validate-yaml":
+            return ask.answer(200, b'{"errors": [], "warnings": []}')
         if ask.path == "/api/repos/create":
             said = json.loads(body)
             if ask.headers.get("Authorization") != "Bearer hf_mine":

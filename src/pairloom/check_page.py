@@ -280,10 +280,19 @@ def _labels(
             found.append(
                 _table(role, counts, spec.palette_names, spec.palette, blended=not known, file=False)
             )
-        elif exact is None and (palette := measure_palette(_maps(train, role, data))):
+        elif (exact is None or _lossy(train, role)) and (
+            palette := measure_palette(_maps(train, role, data))
+        ):
             counts = counted(_maps(train, role, data), palette)
             found.append(_table(role, counts, (), palette, blended=True, file=True))
     return found
+
+
+def _lossy(train: Sequence[Pair], role: Role) -> bool:
+    try:
+        return bool(train) and not images.is_lossless(getattr(train[0], role).path)
+    except ImageError:
+        return False
 
 
 def _maps(train: Sequence[Pair], role: Role, data: DataConfig) -> list[Array]:
@@ -353,7 +362,8 @@ def _alignment(overview: Overview, look: _Look) -> dict[str, Any] | None:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+    """With the typographer's minus, and none before nothing."""
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def scatter(points: Sequence[tuple[float, float]], *, least: float, ring: float | None = None) -> Markup:
