@@ -108,6 +108,8 @@ def test_the_flags_of_the_pages_are_those_of_the_commands() -> None:
 def test_the_values_of_the_pages_are_possible() -> None:
     seen = 0
     for text in typed():
+        if re.fullmatch(r"--[\w.-]+", text):
+            continue  # a flag's name alone: the test above knows whether there is one
         if re.match(r"--\w+\.\w", text):
             text = f"pairloom train DATA --out RUN {text}"
         if re.match("pairloom +train", text) and "[" not in text:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pairloom import configfile, presets
-from pairloom.commands import data, study
+from pairloom.commands import data, study, weights
 from pairloom.config import DataConfig
 from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run, parse_study
 
@@ -291,6 +291,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "segmenter train": segmenter_train,
     "ablate": ablate,
     "report": report,
+    **weights.COMMANDS,
     **study.COMMANDS,
 }
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}

@@ -135,9 +135,7 @@ class ResNet(nn.Module):
         """First and last column of the source that reach a column of the result, layer by layer backwards."""
         first, last = pixel - 3, pixel + 3
         for up in self.ups:
-            if isinstance(
-                up.conv, nn.ConvTranspose2d
-            ):  # 2i - 1 <= o <= 2i + 1
+            if isinstance(up.conv, nn.ConvTranspose2d):  # 2i - 1 <= o <= 2i + 1
                 first, last = first // 2, (last + 1) // 2
             else:
                 first, last = (first - 1) // 2, (last + 1) // 2

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pairloom import checkpoint as checkpoints
-from pairloom import configfile, images, noise
+from pairloom import configfile, hub, images, noise
 from pairloom.checkpoint import CheckpointError
 from pairloom.config import Config
 from pairloom.devices import pick_device
@@ -113,7 +113,7 @@ class Translator:
         norm_stats: NormStats | None = None,
         dropout: bool | None = None,
     ) -> Translator:
-        """From a run directory, a generator.safetensors, or one of its checkpoints.
+        """From a run directory, a generator.safetensors, one of its checkpoints, or hf://owner/name.
 
         Args:
             path: Where the model is.
@@ -126,7 +126,7 @@ class Translator:
             CheckpointError: No model there, a damaged file, or one from somewhere else.
             DeviceError: No such device.
         """
-        saved = checkpoints.find_network(Path(path), "generator", checkpoint)
+        saved = checkpoints.find_network(hub.resolve(path), "generator", checkpoint)
         if saved is None:
             raise CheckpointError(
                 f"{path}: holds no trained model; give a run directory or a generator.safetensors."
