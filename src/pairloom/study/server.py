@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -193,11 +193,11 @@ def serve(folder: str | Path, host: str = "127.0.0.1", port: int = 8000) -> None
     url = f"http://{shown}:{listening.getsockname()[1]}"
     print(f"Study: {url}/\nResults: {url}/results?token=TOKEN\nCtrl-C ends it.", flush=True)
     try:
-        server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        print("Ended. Every answer is stored.", flush=True)
+        with suppress(KeyboardInterrupt):  # where SIGINT was ignored before, none comes through
+            server.run(sockets=[listening])
     finally:
         listening.close()
+    print("Ended. Every answer is stored.", flush=True)
 
 
 def make_links(folder: str | Path, count: int, base_url: str = "http://127.0.0.1:8000") -> list[str]:
