@@ -18,6 +18,8 @@ JITTER = 286 / 256
 """Sides that training pairs are resized to, over those of the crop (Section 6.2)."""
 MOST_JITTER = 1.5
 """... and from here on a crop shows another scale than validation does."""
+ELASTIC_SPANS = 4
+"""Spans of the smooth field of `data.elastic_px` along each side of the crop."""
 
 
 DERIVED_CHANNELS = {"none": (3, 3), "colorize": (1, 2), "inpaint": (3, 3), "edges": (1, 3), "gray": (1, 3)}
@@ -71,6 +73,16 @@ class DataConfig:
     """stretch: to load_size, as the paper; shorter: the shorter side, shape kept; none: native pixels."""
     mirror: bool = True
     """Flip half of the training pairs left to right (Section 6.2)."""
+    rotate: Literal["none", "quarter"] = "none"
+    """quarter: turn training pairs by 0, 90, 180 or 270 degrees; square crops only. Not in the paper."""
+    affine_degrees: float = 0.0
+    """Degrees: training pairs are turned by up to this, either way; 0 to 180. 0: off, as the paper."""
+    affine_scale: float = 0.0
+    """Share: training pairs are scaled by up to this, up or down (0.1: 0.9 to 1.1). 0: off, as the paper."""
+    elastic_px: float = 0.0
+    """Pixels that a smooth random field moves training pairs at most, on each axis. 0: off, as the paper."""
+    light: float = 0.0
+    """Share: brightness and contrast of training sources (not of label maps) change by up to this. 0: off."""
     source_kind: Literal["auto", "intensity", "labels"] = "auto"
     """auto: labels where a palette is given, or all training files are lossless with at most 64 colours."""
     target_kind: Literal["auto", "intensity", "labels"] = "auto"
@@ -299,6 +311,7 @@ def _check(config: Config) -> None:
     if data.resize == "stretch":
         fits = all(a >= b for a, b in zip(data.load_sides, height_width(data.crop_size), strict=True))
         _require(fits, "data.load_size", data.load_size, f"at least data.crop_size ({data.crop_size})")
+    _check_augmentation(data)
     for name in ("val_fraction", "test_fraction"):
         value = getattr(data, name)
         _require(0 <= value <= 0.5, f"data.{name}", value, "between 0 and 0.5")
@@ -369,3 +382,23 @@ def _check(config: Config) -> None:
     every = logging.save_every_steps
     _require(every is None or every >= 1, "logging.save_every_steps", every, "1 or more")
     _require(logging.sample_pairs >= 0, "logging.sample_pairs", logging.sample_pairs, "0 or more")
+
+
+def _check_augmentation(data: DataConfig) -> None:
+    height, width = height_width(data.crop_size)
+    square = data.rotate == "none" or height == width
+    _require(square, "data.rotate", data.rotate, f"none unless data.crop_size is square ({width}x{height})")
+    _require(0 <= data.affine_degrees <= 180, "data.affine_degrees", data.affine_degrees, "between 0 and 180")
+    _require(0 <= data.affine_scale <= 0.5, "data.affine_scale", data.affine_scale, "between 0 and 0.5")
+    most = min(height, width) / (4 * ELASTIC_SPANS)
+    allowed = f"between 0 and {most:g}, a sixteenth of the crop's shorter side: beyond, pictures would fold"
+    _require(0 <= data.elastic_px <= most, "data.elastic_px", data.elastic_px, allowed)
+    _require(0 <= data.light < 1, "data.light", data.light, "at least 0 and below 1")
+    marks = {"inpaint": "a hole must stay white", "edges": "lines must stay black on white"}
+    if data.derive in marks:
+        _require(
+            data.light == 0,
+            "data.light",
+            data.light,
+            f"0 for data.derive={data.derive}: {marks[data.derive]}",
+        )

@@ -19,6 +19,7 @@ from pairloom import config as configs
 from pairloom import configfile
 from pairloom.config import Config, ConfigError
 from pairloom.data import PairSet, find_pairs, fingerprint, measure_specs, spec_notes, training_batches
+from pairloom.data.views import Transform
 from pairloom.devices import has_bf16, peak_memory_mb, pick_device
 from pairloom.health import LossHealth, legend
 from pairloom.images import ImageSpec
@@ -35,12 +36,14 @@ class NonFiniteLoss(ValueError):
     """A loss became NaN or infinite; nothing of that step was saved."""
 
 
-def train(config: Config, out: str | Path | None = None) -> Path:
+def train(config: Config, out: str | Path | None = None, *, transform: Transform | None = None) -> Path:
     """Train a model, or go on with one: the same call again resumes (bit for bit on one machine).
 
     Args:
         config: What to train on and how; `None` and "auto" are decided here and saved.
         out: The run directory; None: runs/ and the name of the data set.
+        transform: A step of your own on each training pair: (source, target, generator) -> both. It is not
+            saved: give the same to resume.
 
     Returns:
         The run directory, with generator.safetensors and, if there is a D, discriminator.safetensors.
@@ -86,7 +89,7 @@ def train(config: Config, out: str | Path | None = None) -> Path:
                 data_fingerprint=fingerprint(pairs.pairs),
             )
         _introduce(console, config, pairs, source_spec, target_spec, device)
-        fit(run, console, config, pairs, source_spec, target_spec, device, start)
+        fit(run, console, config, pairs, source_spec, target_spec, device, start, transform)
     return out
 
 
@@ -173,6 +176,7 @@ def fit(
     target_spec: ImageSpec,
     device: torch.device,
     start: Start | None = None,
+    transform: Transform | None = None,
 ) -> None:
     """The loop: one honest paragraph for each thing that happens in it."""
     training, logging = config.training, config.logging
@@ -240,6 +244,7 @@ def fit(
         start=train_state.images_seen,
         stop=total_steps * training.batch_size,
         workers=_workers(config.data.workers),
+        transform=transform,
     )
     window = MetricsWindow()
     tracker = open_tracker(logging.track, run.path, config)

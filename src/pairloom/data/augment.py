@@ -1,6 +1,6 @@
 """Geometry of a pair: the paper's jitter and mirror, drawn once for all sides, and the resize of evaluation.
 
-The sides are images of the same place: mostly source and target.
+The sides are images of the same place: mostly source and target. By choice a warp (`warp.py`) joins in.
 
 Source: Section 6.2: "random jitter was applied by resizing the 256 x 256 input images to 286 x 286 and then
 randomly cropping back to size 256 x 256", and mirroring.
@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pairloom import images
 from pairloom.config import Sides, height_width
+from pairloom.data.warp import Warp, read_window
 
 Resize = Literal["stretch", "shorter", "none"]
 
@@ -27,6 +29,7 @@ def augment(
     resize: Resize,
     mirror: bool,
     labels: Sequence[bool] = (False, False),
+    warp: Warp | None = None,
     rng: np.random.Generator,
 ) -> tuple[Tensor, ...]:
     """One training view of a pair: resize, the same random crop of all sides, the same mirror.
@@ -34,6 +37,10 @@ def augment(
     "stretch" resizes to `load_size` exactly; "shorter" brings the shorter side to the shorter of `load_size`
     and keeps the shape; "none" keeps native pixels. What is then smaller than the crop is continued by
     reflection.
+
+    A warp bends the very window that is cut, so that what it brings in from beside the window is the image's
+    own wherever the image goes on; were it cut first, the crop's border would be mirrored into it. Quarter
+    turns come last, and interpolate nothing.
 
     Shapes: (C, H, W) each -> (C, *crop_size), contiguous.
 
@@ -48,11 +55,15 @@ def augment(
     left = int(rng.integers(sides[0].shape[2] - width + 1))
     flip = bool(rng.random() < 0.5) and mirror
 
-    def view(side: Tensor) -> Tensor:
-        side = side[:, top : top + height, left : left + width]
-        return side.flip(2) if flip else side.contiguous()
+    def view(side: Tensor, is_labels: bool) -> Tensor:
+        if warp is None or warp.places is None:
+            side = side[:, top : top + height, left : left + width]
+        else:
+            side = read_window(side, top, left, warp.places, labels=is_labels)
+        side = side.flip(2) if flip else side
+        return (side if warp is None else torch.rot90(side, warp.quarters, (1, 2))).contiguous()
 
-    return tuple(view(side) for side in sides)
+    return tuple(view(side, flag) for side, flag in zip(sides, labels, strict=False))
 
 
 def evaluation_geometry(

@@ -8,6 +8,7 @@ to start at another j, and the batches are the same for any number of workers.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pairloom.config import DataConfig
 from pairloom.data.pairs import DataError, Pair, PairSet, training_pairs
-from pairloom.data.views import training_view
+from pairloom.data.views import Transform, training_view
 from pairloom.images import ImageError, ImageSpec
 
 Item = tuple[Tensor, Tensor] | ValueError
@@ -38,24 +39,40 @@ def training_batches(
     start: int,
     stop: int,
     workers: int,
+    transform: Transform | None = None,
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Batches of the images j in [start, stop) of the whole training; they run across the ends of epochs.
 
     The k-th batch holds the images start + k * batch_size and following; the last one is smaller where
-    batch_size does not divide stop - start. No global random number generator is read or advanced.
+    batch_size does not divide stop - start. `transform` has the last word on each pair; its generator is a
+    function of the image's number, as all that is random. No global random number generator is read or
+    advanced.
 
     Shapes: x (N, C, h, w) and y (N, C', h, w) with (h, w) = crop_size; float32, [-1, 1].
 
     Raises:
-        DataError: There are no pairs, a pair does not suit its specs, or a worker process died.
+        DataError: There are no pairs, a pair does not suit its specs, a worker process died, or `transform`
+            changes shapes or cannot be sent to workers.
         ImageError: A file cannot be read.
     """
     train = training_pairs(pairs)
     if not train:
         raise DataError("There are no training pairs.")
-    return _batches(
-        TrainingImages(train, source_spec, target_spec, data, seed), batch_size, start, stop, workers
-    )
+    if workers and transform is not None:
+        _check_sendable(transform)
+    images = TrainingImages(train, source_spec, target_spec, data, seed, transform)
+    return _batches(images, batch_size, start, stop, workers)
+
+
+def _check_sendable(transform: Transform) -> None:
+    """Everywhere alike, also where processes are forked and would do without."""
+    try:
+        pickle.dumps(transform)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"The transform cannot be sent to the processes that read images ({error}); define it at the top "
+            "of a module, or set data.workers=0."
+        ) from error
 
 
 def _batches(
@@ -113,7 +130,7 @@ def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def item_rng(seed: int, epoch: int, position: int) -> np.random.Generator:
-    """The generator from which jitter, mirror and hole of one image of the training are drawn."""
+    """The generator from which all that is random in one image of the training is drawn."""
     return np.random.default_rng([seed % 2**64, epoch, position])
 
 
@@ -127,8 +144,10 @@ class TrainingImages(Dataset[Item]):
         target_spec: ImageSpec,
         data: DataConfig,
         seed: int,
+        transform: Transform | None = None,
     ) -> None:
         self.pairs, self.data, self.seed = pairs, data, seed
+        self.transform = transform
         self.specs = source_spec, target_spec
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
@@ -142,7 +161,7 @@ class TrainingImages(Dataset[Item]):
     def __getitem__(self, j: int) -> Item:
         rng = item_rng(self.seed, *divmod(j, len(self.pairs)))
         try:
-            return training_view(self.pair(j), *self.specs, self.data, rng)
+            return training_view(self.pair(j), *self.specs, self.data, rng, self.transform)
         except (DataError, ImageError) as error:
             return error
 

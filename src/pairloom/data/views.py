@@ -7,13 +7,18 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pairloom.config import DataConfig
 from pairloom.data.augment import augment, evaluation_geometry
 from pairloom.data.derive import derivation, read_photo
-from pairloom.data.pairs import Pair, label_sides, read_pair
+from pairloom.data.pairs import DataError, Pair, label_sides, read_pair
+from pairloom.data.warp import draw_warp, relight
 from pairloom.images import ImageSpec
+
+Transform = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
+"""A user's own step: source, target (C, H, W), [-1, 1], a generator of this view -> both, in those shapes."""
 
 
 def training_view(
@@ -22,24 +27,54 @@ def training_view(
     target_spec: ImageSpec,
     data: DataConfig,
     rng: np.random.Generator,
+    transform: Transform | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Both sides of a random view: resized, cropped and mirrored as `data` says.
+    """Both sides of a random view: resized, cropped, mirrored, warped, lit as `data` says; then `transform`.
 
     Shapes: (C, *crop_size) each, [-1, 1].
 
     Raises:
-        DataError: See `read_pair` and `read_photo`.
+        DataError: See `read_pair` and `read_photo`; or `transform` changes shapes.
         ImageError: A file cannot be read.
     """
+    # Streams of their own: whatever is switched on or off, all else stays as it was.
+    warp_rng, light_rng, transform_rng = rng.spawn(3)
     geometry = partial(
         augment,
         load_size=data.load_sides,
         crop_size=data.crop_size,
         resize=data.resize,
         mirror=data.mirror,
+        warp=draw_warp(data, warp_rng),
         rng=rng,
     )
-    return _view(pair, source_spec, target_spec, data, geometry, rng)
+    x, y = _view(pair, source_spec, target_spec, data, geometry, rng)
+    if data.light and source_spec.kind != "labels":
+        x = relight(x, data.light, light_rng)
+    return (x, y) if transform is None else _transformed(x, y, transform, transform_rng, pair.name)
+
+
+def _transformed(
+    x: Tensor, y: Tensor, transform: Transform, rng: np.random.Generator, name: str
+) -> tuple[Tensor, Tensor]:
+    # It may write into what it is given, and source and target may share memory.
+    wanted = [(tuple(side.shape), side.dtype) for side in (x, y)]
+    made = transform(x.clone(), y.clone(), rng)
+    sides = list(made) if isinstance(made, tuple | list) else [made]
+    if not all(isinstance(side, Tensor) for side in sides):
+        got = f"{type(made).__name__} of {', '.join(type(side).__name__ for side in sides)}"
+    else:
+        got = _described([(tuple(side.shape), side.dtype) for side in sides])
+        if [(tuple(side.shape), side.dtype) for side in sides] == wanted:
+            return sides[0], sides[1]
+    raise DataError(
+        f"The transform made of the pair {name} {got}; it must return source and target of the shapes and "
+        f"the type that it was given: {_described(wanted)}."
+    )
+
+
+def _described(sides: list[tuple[tuple[int, ...], torch.dtype]]) -> str:
+    return " and ".join(f"{shape} {str(dtype).removeprefix('torch.')}" for shape, dtype in sides) or "nothing"
 
 
 def load_pair(
