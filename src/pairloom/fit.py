@@ -54,7 +54,7 @@ def train(config: Config, out: str | Path | None = None, *, transform: Transform
         NonFiniteLoss: A loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
     """
-    config = _with_whole_paths(config)
+    config = with_whole_paths(config)
     out = Path(out) if out is not None else Path("runs") / Path(config.data.path).stem
     for folder in filter(None, (config.data.path, config.data.path_b)):
         if out.resolve().is_relative_to(folder):
@@ -93,7 +93,7 @@ def train(config: Config, out: str | Path | None = None, *, transform: Transform
     return out
 
 
-def _with_whole_paths(config: Config) -> Config:
+def with_whole_paths(config: Config) -> Config:
     """Relative paths mean this folder, now; a saved configuration is read from others, later."""
     data, init_from = config.data, config.training.init_from
     names = ["path", "path_b", "source_palette", "target_palette", "edge_model"]

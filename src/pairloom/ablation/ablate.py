@@ -14,7 +14,7 @@ from pairloom.ablation import schedule
 from pairloom.ablation.grid import read_grid
 from pairloom.ablation.judge import Judge, find_judge
 from pairloom.ablation.page import write_page
-from pairloom.ablation.plan import Cell, Plan, with_whole_paths
+from pairloom.ablation.plan import Cell, Plan
 from pairloom.ablation.results import Results
 from pairloom.ablation.scores import SCORES, Arrays
 from pairloom.ablation.scoring import collect, identity, references, remembered
@@ -25,6 +25,7 @@ from pairloom.checkpoint import write_text_atomically
 from pairloom.config import Config
 from pairloom.data import DataError, PairSet, find_pairs, measure_specs
 from pairloom.evaluation.segmenter import SegmenterError
+from pairloom.fit import with_whole_paths
 from pairloom.translator import Translator
 
 

@@ -7,7 +7,6 @@ OUT/runs/VARIANT/seed-K/failed.txt   why there are no weights, where a run faile
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -178,11 +177,3 @@ class Plan:
                 "values to continue it, or another --out to start anew."
             )
         return then
-
-
-def with_whole_paths(config: Config) -> Config:
-    """Relative paths mean this folder, now."""
-    data = config.data
-    names = ("path", "path_b", "source_palette", "target_palette")
-    whole: dict[str, Any] = {n: str(Path(getattr(data, n)).resolve()) for n in names if getattr(data, n)}
-    return dataclasses.replace(config, data=dataclasses.replace(data, **whole))

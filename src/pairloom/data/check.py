@@ -6,34 +6,29 @@ regretted; a fact is what was found.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from pairloom.config import DataConfig, height_width, jitter_note
-from pairloom.data.alignment import CLEAR, SHIFT_PX, Shift, estimate_shift
+from pairloom.data.alignment import CLEAR, SHIFT_PX
 from pairloom.data.derive import derivation
 from pairloom.data.finding import find_pairs
 from pairloom.data.measuring import alpha_notes, measure_losses, measure_specs
-from pairloom.data.pairs import SPLITS, DataError, Pair, PairSet
-from pairloom.images import ImageError, ImageSpec
-from pairloom.pixels import Array, described
+from pairloom.data.pairs import SPLITS, DataError, PairSet
+from pairloom.data.reading import Look, Read, Side, read_all
+from pairloom.images import ImageSpec
+from pairloom.pixels import described
 
 NAMED = 5
 """A finding names at most so many pairs, and counts the rest."""
-MAX_SHIFTS = 2000
-"""Shifts are estimated for at most so many pairs, evenly spread."""
 VERY_CLEAR = 3.0
 """... and speaks for its pair alone, whatever the others say, from this ratio on."""
 SHIFTED_PX = 2.0
 """Source pixels: a pair is misaligned beyond this."""
-Look = Callable[[Pair, Array, Array, Shift | None], None]
-"""Sees a pair, its source and target in file values, and the shift if it was estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,37 +65,10 @@ class _Notes:
     warnings: list[str] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
 
-    def fault(self, about: Iterable[_Read], sentence: str) -> None:
+    def fault(self, about: Iterable[Read], sentence: str) -> None:
         """A problem when training or its validation would meet it; a warning when only tests would."""
         stops = any(read.pair.split in ("train", "val") for read in about)
         (self.problems if stops else self.warnings).append(sentence)
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    height: int
-    width: int
-    mode: str
-    digest: bytes
-    constant: bool
-
-    @property
-    def size(self) -> str:
-        return f"{self.width}x{self.height}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What one pair was found to hold: two sides, or a fault."""
-
-    pair: Pair
-    sides: tuple[_Side, _Side] | None
-    fault: str = ""
-    shift: Shift | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.pair.split}/{self.pair.name}"
 
 
 def check(data: DataConfig, *, look: Look | None = None) -> CheckReport:
@@ -116,7 +84,7 @@ def check(data: DataConfig, *, look: Look | None = None) -> CheckReport:
         return CheckReport(problems=(str(error),))
     notes = _Notes()
     _note_layout(found, data, notes)
-    reads = _read_all(found.pairs, data, look)
+    reads = read_all(found.pairs, data, look)
     good = [read for read in reads if read.sides is not None]
     _note_faults(reads, notes)
     if good:
@@ -127,36 +95,6 @@ def check(data: DataConfig, *, look: Look | None = None) -> CheckReport:
         _note_shifts(good, notes)
     specs = None if notes.problems else _note_specs(found, data, notes)
     return CheckReport(tuple(notes.problems), tuple(notes.warnings), tuple(notes.facts), specs)
-
-
-def _read_all(pairs: Sequence[Pair], data: DataConfig, look: Look | None) -> list[_Read]:
-    every = math.ceil(len(pairs) / MAX_SHIFTS)
-    reads = []
-    for number, pair in enumerate(tqdm(pairs, desc="checking", unit="pair", disable=None)):
-        try:
-            source, target = pair.read(data, data)
-        except (DataError, ImageError) as error:
-            reads.append(_Read(pair, None, str(error)))
-            continue
-        tried = number % every == 0 and data.derive == "none"
-        shift = estimate_shift(source, target) if tried else None
-        if look is not None:
-            look(pair, source, target, shift)
-        reads.append(_Read(pair, (_side(source), _side(target)), shift=shift))
-    return reads
-
-
-def _side(array: Array) -> _Side:
-    height, width, channels = array.shape
-    mode = described(channels, array.dtype.name)
-    return _Side(height, width, mode, content_digest(array), bool((array == array[:1, :1]).all()))
-
-
-def content_digest(array: Array) -> bytes:
-    """Equal for equal pixels."""
-    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.digest()
 
 
 def _some(names: Sequence[str], *, separator: str = ", ") -> str:
@@ -209,14 +147,14 @@ def _note_layout(found: PairSet, data: DataConfig, notes: _Notes) -> None:
             )
 
 
-def _note_faults(reads: Sequence[_Read], notes: _Notes) -> None:
+def _note_faults(reads: Sequence[Read], notes: _Notes) -> None:
     bad = [read for read in reads if read.sides is None]
     if bad:
         sentences = _some([read.fault for read in bad], separator=" ")
         notes.fault(bad, f"{len(bad)} of {len(reads)} pairs cannot be read: {sentences}")
 
 
-def _note_modes(reads: Sequence[_Read], data: DataConfig, notes: _Notes) -> None:
+def _note_modes(reads: Sequence[Read], data: DataConfig, notes: _Notes) -> None:
     derive = derivation(data)
     if derive is not None:
         grey = described(1, "uint8")
@@ -243,12 +181,12 @@ def _note_modes(reads: Sequence[_Read], data: DataConfig, notes: _Notes) -> None
             )
 
 
-def _of(read: _Read, number: int) -> _Side:
+def _of(read: Read, number: int) -> Side:
     assert read.sides is not None
     return read.sides[number]
 
 
-def _note_sizes(reads: Sequence[_Read], data: DataConfig, notes: _Notes) -> None:
+def _note_sizes(reads: Sequence[Read], data: DataConfig, notes: _Notes) -> None:
     sources = [_of(read, 0) for read in reads]
     sizes = Counter(side.size for side in sources)
     by_area = sorted(sources, key=lambda side: side.height * side.width)
@@ -275,14 +213,14 @@ def _note_sizes(reads: Sequence[_Read], data: DataConfig, notes: _Notes) -> None
     _note_crop(reads, data, notes)
 
 
-def _note_crop(reads: Sequence[_Read], data: DataConfig, notes: _Notes) -> None:
+def _note_crop(reads: Sequence[Read], data: DataConfig, notes: _Notes) -> None:
     if note := jitter_note(data):
         notes.warnings.append(note)
     height, width = height_width(data.crop_size)
     shape = width / height
     crop = f"the crop ({width}x{height})"
 
-    def names(found: Sequence[_Read]) -> str:
+    def names(found: Sequence[Read]) -> str:
         return _some([f"{read.name} ({_of(read, 0).size})" for read in found])
 
     if data.resize == "stretch":
@@ -292,7 +230,7 @@ def _note_crop(reads: Sequence[_Read], data: DataConfig, notes: _Notes) -> None:
                 f"{_are(len(odd))} not of the shape of {crop} and will be distorted: {names(odd)}; give "
                 "data.crop_size their shape, or use data.resize='shorter'."
             )
-    crop_fits: Callable[[_Side], bool] = (
+    crop_fits: Callable[[Side], bool] = (
         (lambda side: min(side.height, side.width) >= min(height, width))
         if data.resize == "shorter"
         else (lambda side: side.height >= height and side.width >= width)
@@ -305,7 +243,7 @@ def _note_crop(reads: Sequence[_Read], data: DataConfig, notes: _Notes) -> None:
         )
 
 
-def _note_constant(reads: Sequence[_Read], notes: _Notes) -> None:
+def _note_constant(reads: Sequence[Read], notes: _Notes) -> None:
     for number, role in enumerate(("source", "target")):
         constant = [read.name for read in reads if _of(read, number).constant]
         if constant:
@@ -315,7 +253,7 @@ def _note_constant(reads: Sequence[_Read], notes: _Notes) -> None:
             )
 
 
-def _note_duplicates(reads: Sequence[_Read], notes: _Notes) -> None:
+def _note_duplicates(reads: Sequence[Read], notes: _Notes) -> None:
     same = _alike(reads, lambda read: tuple(_of(read, number).digest for number in (0, 1)))
     inside = [group for group in same if not _across(group)]
     if inside:
@@ -345,23 +283,23 @@ def _note_duplicates(reads: Sequence[_Read], notes: _Notes) -> None:
         )
 
 
-def _digest(number: int) -> Callable[[_Read], object]:
+def _digest(number: int) -> Callable[[Read], object]:
     return lambda read: _of(read, number).digest
 
 
-def _alike(reads: Iterable[_Read], key: Callable[[_Read], object]) -> list[list[_Read]]:
+def _alike(reads: Iterable[Read], key: Callable[[Read], object]) -> list[list[Read]]:
     """Groups of two and more with the same key."""
-    found: dict[object, list[_Read]] = defaultdict(list)
+    found: dict[object, list[Read]] = defaultdict(list)
     for read in reads:
         found[key(read)].append(read)
     return [group for group in found.values() if len(group) > 1]
 
 
-def _across(group: Sequence[_Read]) -> bool:
+def _across(group: Sequence[Read]) -> bool:
     return len({read.pair.split for read in group}) > 1
 
 
-def _equal(groups: Sequence[Sequence[_Read]]) -> str:
+def _equal(groups: Sequence[Sequence[Read]]) -> str:
     """`train/1 = test/7, ...`; of a group across splits, the first of each."""
     shown = []
     for group in groups:
@@ -375,7 +313,7 @@ def _equal(groups: Sequence[Sequence[_Read]]) -> str:
 # Alignment
 
 
-def _note_shifts(reads: Sequence[_Read], notes: _Notes) -> None:
+def _note_shifts(reads: Sequence[Read], notes: _Notes) -> None:
     tried = [(read, read.shift) for read in reads if read.shift is not None]
     clear = sorted(
         ((read, shift) for read, shift in tried if shift.clarity >= CLEAR), key=lambda found: -found[1].length
@@ -412,7 +350,7 @@ def _note_shifts(reads: Sequence[_Read], notes: _Notes) -> None:
         notes.warnings.append(f"{_are(len(certain))} misaligned: {names}; look at them side by side.")
 
 
-def _shift_limit(read: _Read) -> float:
+def _shift_limit(read: Read) -> float:
     """Source pixels beyond which a shift is reported: at least half a pixel of the smaller image."""
     side = _of(read, 0)
     return max(SHIFTED_PX, 0.5 * max(side.height, side.width) / SHIFT_PX)

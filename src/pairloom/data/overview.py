@@ -17,8 +17,8 @@ from scipy import fft
 
 from pairloom import images
 from pairloom.data.alignment import Shift
-from pairloom.data.check import content_digest
 from pairloom.data.pairs import Pair
+from pairloom.data.reading import content_digest
 from pairloom.palette import MAX_CLASSES, Colour, distinct_colours, nearest
 from pairloom.pixels import Array
 
