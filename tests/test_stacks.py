@@ -1,4 +1,4 @@
-"""Scientific containers: what is read is what their own libraries hold, and what is written they read back."""
+"""Scientific containers, against their own libraries: read, written, and damaged."""
 
 from __future__ import annotations
 
@@ -41,12 +41,15 @@ def write_zarr(folder: Path, array: np.ndarray, axes: str = "tczyx", version: st
     kinds = {"t": "time", "c": "channel"}
     image = {
         "axes": [
-            {"name": a, "type": kinds.get(a, "space"), **({"unit": "micrometer"} if a in "zyx" else {})} for a in axes
+            {"name": a, "type": kinds.get(a, "space"), **({"unit": "micrometer"} if a in "zyx" else {})}
+            for a in axes
         ],
         "datasets": [
             {
                 "path": "big",
-                "coordinateTransformations": [{"type": "scale", "scale": [{"z": 2.0, "y": 0.5, "x": 0.25}.get(a, 1) for a in axes]}],
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": [{"z": 2.0, "y": 0.5, "x": 0.25}.get(a, 1) for a in axes]}
+                ],
             }
         ],
     }
@@ -116,14 +119,20 @@ def test_ome_tiff_planes_channels_and_sizes(tmp_path: Path, compression: str | N
     array = noise((2, 4, 3, 20, 24))
     path = write_ome(tmp_path / "a.ome.tif", array, compression=compression)
     stack = open_stack(path)
-    assert (stack.names, stack.size, stack.unit) == (("DAPI", "GFP", "RFP"), {"x": 0.25, "y": 0.5, "z": 2.0}, "µm")
+    assert (stack.names, stack.size, stack.unit) == (
+        ("DAPI", "GFP", "RFP"),
+        {"x": 0.25, "y": 0.5, "z": 2.0},
+        "µm",
+    )
     assert stack.count("auto") == 8 and stack.slice_name("auto", 6) == "t0001z0002"
     np.testing.assert_array_equal(read_image(path, part=Part(index=6)), array[1, 2].transpose(1, 2, 0))
     chosen = read_image(path, part=Part(index=1, select=("RFP", "0")))
     np.testing.assert_array_equal(chosen, array[0, 1][[2, 0]].transpose(1, 2, 0))
     assert channel_names(path, Part(select=("RFP", "0"))) == ("RFP", "DAPI")
     # (z, x) planes at each (t, y)
-    np.testing.assert_array_equal(read_image(path, part=Part(axis="y", index=25)), array[1, :, :, 5].transpose(0, 2, 1))
+    np.testing.assert_array_equal(
+        read_image(path, part=Part(axis="y", index=25)), array[1, :, :, 5].transpose(0, 2, 1)
+    )
     assert image_shape(path, Part(axis="x")) == (4, 20)
 
 
@@ -151,11 +160,17 @@ def test_plain_tiff_pages_are_channels_until_an_axis_is_given(tmp_path: Path) ->
         for page in array:
             tif.write(page, metadata=None, contiguous=False, photometric="minisblack")
     np.testing.assert_array_equal(read_image(path), array.transpose(1, 2, 0))
-    np.testing.assert_array_equal(read_image(path, part=Part(select=("4", "1"))), array[[4, 1]].transpose(1, 2, 0))
+    np.testing.assert_array_equal(
+        read_image(path, part=Part(select=("4", "1"))), array[[4, 1]].transpose(1, 2, 0)
+    )
     np.testing.assert_array_equal(read_image(path, part=Part(axis="z", index=3)), array[3][..., None])
     hyperstack = noise((4, 3, 20, 24))
     tifffile.imwrite(
-        tmp_path / "b.tif", hyperstack, imagej=True, resolution=(4, 2), metadata={"axes": "ZCYX", "spacing": 2.0, "unit": "um"}
+        tmp_path / "b.tif",
+        hyperstack,
+        imagej=True,
+        resolution=(4, 2),
+        metadata={"axes": "ZCYX", "spacing": 2.0, "unit": "um"},
     )
     np.testing.assert_array_equal(
         read_image(tmp_path / "b.tif", part=Part(axis="0", index=2)), hyperstack[2].transpose(1, 2, 0)
@@ -168,21 +183,29 @@ def test_ome_zarr(tmp_path: Path, version: str) -> None:
     array = noise((2, 3, 4, 20, 24))
     path = write_zarr(tmp_path / "a.ome.zarr", array, version=version)
     stack = open_stack(path)
-    assert (stack.names, stack.size, stack.unit) == (("DAPI", "GFP", "RFP"), {"x": 0.25, "y": 0.5, "z": 2.0}, "µm")
+    assert (stack.names, stack.size, stack.unit) == (
+        ("DAPI", "GFP", "RFP"),
+        {"x": 0.25, "y": 0.5, "z": 2.0},
+        "µm",
+    )
     np.testing.assert_array_equal(read_image(path, part=Part(index=6)), array[1, :, 2].transpose(1, 2, 0))
-    np.testing.assert_array_equal(read_image(path, part=Part(index=6, select=("GFP",)))[..., 0], array[1, 1, 2])
+    np.testing.assert_array_equal(
+        read_image(path, part=Part(index=6, select=("GFP",)))[..., 0], array[1, 1, 2]
+    )
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SAL"])
-def test_nifti_slices_are_the_same_whatever_the_order_in_the_file(tmp_path: Path, suffix: str, axes: str) -> None:
+def test_nifti_slices_are_the_same_whatever_the_order_in_the_file(
+    tmp_path: Path, suffix: str, axes: str
+) -> None:
     """An axial slice has the front up and the patient's left to the right, as radiologists have it."""
     ras = noise((6, 7, 8), "int16") - 50
     image = nibabel.Nifti1Image(ras, np.diag([1.0, 2.0, 3.0, 1.0]))
     ornt = nibabel.orientations.axcodes2ornt(axes)
-    image.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), ornt)).to_filename(
-        tmp_path / f"v{suffix}"
-    )
+    image.as_reoriented(
+        nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), ornt)
+    ).to_filename(tmp_path / f"v{suffix}")
     path = tmp_path / f"v{suffix}"
     stack = open_stack(path)
     assert nibabel.aff2axcodes(nibabel.load(path).affine) == tuple(axes)
@@ -242,7 +265,7 @@ def test_a_dicom_series_is_sorted_by_position_and_in_hounsfield_units(tmp_path: 
     np.testing.assert_array_equal(
         read_image(folder, part=Part(axis="x", index=3))[..., 0], stored[::-1, :, 3].astype(np.float32) - 1024
     )
-    # millimetres of DICOM, to the left and back, are those of NIfTI to the right and front with the other sign
+    # what is to the left and back in DICOM is to the right and front in NIfTI, with the other sign
     np.testing.assert_allclose(stack.origin @ [2, 3, 4, 1], [10 - 2 * 0.6, 20 - 3 * 0.8, 100 + 4 * 2.5, 1])
 
 
@@ -253,7 +276,11 @@ def test_single_dicom_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(inverted)[..., 0], 255 - stored)
     # PET may be MONOCHROME1 too: scaled values are amounts, whatever the screen shows
     pet = write_dicom(
-        tmp_path / "c.dcm", stored, PhotometricInterpretation="MONOCHROME1", RescaleSlope="0.5", RescaleIntercept="0"
+        tmp_path / "c.dcm",
+        stored,
+        PhotometricInterpretation="MONOCHROME1",
+        RescaleSlope="0.5",
+        RescaleIntercept="0",
     )
     np.testing.assert_array_equal(read_image(pet)[..., 0], stored * np.float32(0.5))
     frames = noise((4, 20, 24))
@@ -275,7 +302,9 @@ def test_npz_arrays_are_channels_by_name(tmp_path: Path) -> None:
     )
     both = read_image(tmp_path / "a.npz", part=Part(axis="z", index=3, select=("mr", "ct")))
     np.testing.assert_array_equal(both, np.stack([mr[3], ct[3]], axis=2))
-    assert "ct (4, 20, 24) float32; mr" in complaint(tmp_path / "a.npz") and "data.source_select" in complaint(tmp_path / "a.npz")
+    assert "ct (4, 20, 24) float32; mr" in complaint(
+        tmp_path / "a.npz"
+    ) and "data.source_select" in complaint(tmp_path / "a.npz")
     np.savez_compressed(tmp_path / "one.npz", image=noise((20, 24, 3), "uint8"))
     np.testing.assert_array_equal(read_image(tmp_path / "one.npz"), noise((20, 24, 3), "uint8"))
 
@@ -300,7 +329,16 @@ def test_compressed_volumes_are_unpacked_once_and_what_is_kept_is_bounded(tmp_pa
         made.append(name)
         return np.zeros(size, np.uint8)
 
-    for name, size in (("a", 600), ("a", 600), ("b", 300), ("a", 600), ("c", 300), ("b", 300), ("big", 5000), ("big", 5000)):
+    for name, size in (
+        ("a", 600),
+        ("a", 600),
+        ("b", 300),
+        ("a", 600),
+        ("c", 300),
+        ("b", 300),
+        ("big", 5000),
+        ("big", 5000),
+    ):
         weights.get((name,), lambda name=name, size=size: make(name, size))
     assert made == ["a", "b", "c", "b", "big"], "b was used longest ago when c came, and big is kept alone"
     nibabel.Nifti1Image(noise((6, 7, 8), "int16"), np.eye(4)).to_filename(tmp_path / "v.nii.gz")
@@ -332,12 +370,16 @@ def through(path: Path, out: Path, *, axis: str = "auto", offset: float = 0.5, *
 @pytest.mark.parametrize("axes", ["RAS", "PIR"])
 def test_nifti_back_to_nifti(tmp_path: Path, axis: str, axes: str) -> None:
     values = noise((6, 7, 8), "int16") - np.int16(50)
-    image = nibabel.Nifti1Image(values, np.array([[-1, 0.1, 0, 5], [0.1, 2, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1.0]]))
+    image = nibabel.Nifti1Image(
+        values, np.array([[-1, 0.1, 0, 5], [0.1, 2, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1.0]])
+    )
     image.header.set_xyzt_units("mm", "sec")
     image.header["cal_max"], image.header["aux_file"] = 120, b"notes"
     image.set_sform(image.affine, code="scanner")
     image = image.as_reoriented(
-        nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(axes))
+        nibabel.orientations.ornt_transform(
+            nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(axes)
+        )
     )
     image.to_filename(tmp_path / "v.nii.gz")
     back = nibabel.load(through(tmp_path / "v.nii.gz", tmp_path / "out", axis=axis))
@@ -379,14 +421,20 @@ def test_ome_tiff_back_to_ome_tiff(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back[:, :, 0], array[:, :, 0])
     np.testing.assert_array_equal(back[:, :, 1], array[:, :, 0] + np.float32(0.5))
     assert [c["Name"] for c in pixels["Channel"]] == ["nuclei", "membrane"]
-    sizes = {letter: (pixels[f"PhysicalSize{letter}"], pixels[f"PhysicalSize{letter}Unit"]) for letter in "XYZ"}
+    sizes = {
+        letter: (pixels[f"PhysicalSize{letter}"], pixels[f"PhysicalSize{letter}Unit"]) for letter in "XYZ"
+    }
     assert sizes == {"X": (0.25, "µm"), "Y": (0.5, "µm"), "Z": (2.0, "µm")}
 
 
 def test_imagej_and_plain_stacks_keep_their_resolution(tmp_path: Path) -> None:
     array = noise((4, 20, 24))
     tifffile.imwrite(
-        tmp_path / "j.tif", array, imagej=True, resolution=(4, 2), metadata={"axes": "ZYX", "spacing": 2.0, "unit": "um"}
+        tmp_path / "j.tif",
+        array,
+        imagej=True,
+        resolution=(4, 2),
+        metadata={"axes": "ZYX", "spacing": 2.0, "unit": "um"},
     )
     with tifffile.TiffFile(through(tmp_path / "j.tif", tmp_path / "j", axis="z")) as tif:
         own = tif.imagej_metadata
@@ -395,7 +443,9 @@ def test_imagej_and_plain_stacks_keep_their_resolution(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tif.series[0].asarray()[:, 0], array)
     with tifffile.TiffWriter(tmp_path / "p.tif") as tif:
         for page in array:
-            tif.write(page, resolution=(300, 150), resolutionunit="CENTIMETER", metadata=None, contiguous=False)
+            tif.write(
+                page, resolution=(300, 150), resolutionunit="CENTIMETER", metadata=None, contiguous=False
+            )
     with tifffile.TiffFile(through(tmp_path / "p.tif", tmp_path / "p", axis="z")) as tif:
         assert len(tif.pages) == 8 and tif.pages[0].resolution == (300.0, 150.0)
         assert tif.pages[0].resolutionunit == tifffile.RESUNIT.CENTIMETER

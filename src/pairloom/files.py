@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -45,23 +46,18 @@ def find_images(
 
 def _names(folder: Path, besides: str | Path | None) -> Iterator[Path]:
     """The images in a folder and below, relative to it; nothing hidden, and nothing in `besides` if below."""
-    whole = folder.resolve()
-    one: set[Path] = set()  # folders that are one image: what is in them is none
     out = Path(besides or folder).resolve()
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if not one.isdisjoint(path.parents):
-            continue
-        hidden = any(part.startswith(".") for part in name.parts)
-        left_out = whole in out.parents and (whole / name).is_relative_to(out)
-        if hidden or left_out:
-            continue
-        if path.is_dir():
-            if _is_one(path):
-                one.add(path)
-                yield name
-        elif images.is_image_name(path.name) and path.is_file():
-            yield name
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        inside = [
+            here / name for name in folders if not name.startswith(".") and (here / name).resolve() != out
+        ]
+        one = {path for path in inside if _is_one(path)}
+        folders[:] = [path.name for path in inside if path not in one]  # what is in an image is none
+        yield from (path.relative_to(folder) for path in one)
+        for path in (here / name for name in files):
+            if not path.name.startswith(".") and images.is_image_name(path.name) and path.is_file():
+                yield path.relative_to(folder)
 
 
 def _is_one(folder: Path) -> bool:

@@ -275,7 +275,7 @@ def numbers_of(path: Path, select: Sequence[str], names: Sequence[str], count: i
         elif group := [number for number, name in enumerate(names) if name.rpartition(":")[0] == wanted]:
             found += group  # all channels of an array of an NPZ file
         else:
-            numbers = f"{count} without names, counted from 0"
+            numbers = f"{count} without names, numbered from 0"
             there = ", ".join(names) if names else numbers
             raise ImageError(f"{path}: has no channel {wanted!r}; its channels are {there}.")
     return tuple(found)
