@@ -420,7 +420,7 @@ def test_label_maps_that_were_jpeg(tmp_path: Path, capsys: pytest.CaptureFixture
     rng = np.random.default_rng(0)
     colours = np.array([[0, 0, 0], [255, 0, 0], [0, 128, 255], [200, 200, 10]], np.uint8)
     for number in range(2):
-        labels = colours[rng.integers(0, 4, (4, 4)).repeat(16, 0).repeat(16, 1)]
+        labels = colours[rng.integers(0, 4, (4, 4)).repeat(20, 0).repeat(20, 1)]
         for side, suffix in (("A", "jpg"), ("B", "png")):
             (root / side).mkdir(parents=True, exist_ok=True)
             Image.fromarray(labels).save(root / side / f"{number}.{suffix}", quality=85)
@@ -432,6 +432,12 @@ def test_label_maps_that_were_jpeg(tmp_path: Path, capsys: pytest.CaptureFixture
     settings = data(root, source_palette=str(tmp_path / "classes.txt"))
     spec, _ = measure_specs(find_pairs(settings), settings)
     assert len(spec.palette) == 4
+    for file in (
+        root / "A"
+    ).iterdir():  # blocks that are those of JPEG: few colours, and still not the classes
+        flat = colours[rng.integers(0, 4, (5, 5)).repeat(16, 0).repeat(16, 1)]
+        Image.fromarray(flat).save(file, quality=85)
+    assert "were probably made by compression" in " ".join(check(data(root, source_kind="labels")).warnings)
     (tmp_path / "many.txt").write_text("\n".join(f"{n % 256},{n // 256},9" for n in range(3000)))
     with pytest.raises(
         images.ImageError, match=r"holds 3000 classes; .*JPEG made of the classes.*snaps to the nearest"

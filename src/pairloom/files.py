@@ -97,9 +97,9 @@ def translate_files(
     """Translate files and folders into `out`, yielding each file as it is written.
 
     Size and name follow the source; dtype, range and channels the target. A container that cannot hold that
-    losslessly is replaced: PNG, else TIFF. A volume is one file again, as `volumes` says.
-    With several samples, NAME-1, NAME-2, ..., NAME-mean, and
-    NAME-spread, a float32 TIFF (see `Samples`). A file that cannot be read does not stop the others.
+    losslessly is replaced: PNG, else TIFF. A volume is one file again, as `volumes` says. With several
+    samples, NAME-1, NAME-2, ..., NAME-mean, and NAME-spread, a float32 TIFF (see `Samples`). A file that
+    cannot be read does not stop the others.
 
     Args:
         translator: The model.

@@ -150,6 +150,12 @@ def measure_losses(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: I
             lost = _mean_of(images.palette_distance, refs, spec)
             sentence = f"The {side}'s pixels lie {lost:.4g} file values on average from their palette colour"
             much, hint = lost > 0.03 * WHITE[spec.dtype], f"is data.{side}_palette the right one?"
+            if lost == 0 and (lossy := _first_lossy(refs)) is not None:  # the palette was measured on them
+                sentence = (
+                    f"The {side}'s label maps are JPEG or another lossy format ({lossy.path.name}), so that "
+                    f"some of their {len(spec.palette)} classes were probably made by compression"
+                )
+                losses.append(Loss(f"{sentence}; --data.{side}-palette FILE snaps to the nearest.", True))
         else:
             lost = 0.0 if spec.scaling == "full" else _mean_of(images.clipped_share, refs, spec)
             sentence = f"{100 * lost:.3g} % of the {side}'s values lie outside its range and are clipped"
