@@ -205,7 +205,7 @@ def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
     (tmp_path / "a.tif").rename(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), array)
     assert image_shape(tmp_path / "a.png") == (4, 6)
-    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy"} == SUFFIXES
+    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy"} < SUFFIXES
 
 
 def test_palette_and_one_bit_and_grey_depths(tmp_path: Path) -> None:

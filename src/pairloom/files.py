@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from pairloom import config as configs
-from pairloom import images
+from pairloom import images, volumes
 from pairloom.images import Array, ImageError
+from pairloom.stacks.dicom import files_of
+from pairloom.stacks.suffixes import stem_of, suffix_of
 from pairloom.translator import Samples, Translator
 
 
@@ -29,7 +31,7 @@ def find_images(
     """
     found: list[tuple[Path, Path]] = []
     for given in map(Path, inputs):
-        if given.is_dir():
+        if given.is_dir() and not _is_one(given):
             inside = [given / name for name in sorted(_names(given, besides))]
             if not inside:
                 kinds = " ".join(sorted(images.SUFFIXES))
@@ -44,14 +46,23 @@ def find_images(
 
 def _names(folder: Path, besides: str | Path | None) -> Iterator[Path]:
     """The images in a folder and below, relative to it; nothing hidden, and nothing in `besides` if below."""
-    whole = folder.resolve()
     out = Path(besides or folder).resolve()
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        left_out = whole in out.parents and (whole / name).is_relative_to(out)
-        if not hidden and not left_out and path.suffix.lower() in images.SUFFIXES and path.is_file():
-            yield name
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        inside = [
+            here / name for name in folders if not name.startswith(".") and (here / name).resolve() != out
+        ]
+        one = {path for path in inside if _is_one(path)}
+        folders[:] = [path.name for path in inside if path not in one]  # what is in an image is none
+        yield from (path.relative_to(folder) for path in one)
+        for path in (here / name for name in files):
+            if not path.name.startswith(".") and images.is_image_name(path.name) and path.is_file():
+                yield path.relative_to(folder)
+
+
+def _is_one(folder: Path) -> bool:
+    """Whether a folder is one image: OME-Zarr, or a DICOM series."""
+    return folder.suffix.lower() == ".zarr" or bool(files_of(folder)[1:])
 
 
 def scale_hint(translator: Translator, file: Path) -> str | None:
@@ -59,7 +70,7 @@ def scale_hint(translator: Translator, file: Path) -> str | None:
     data = translator.config.data
     crop = configs.height_width(data.crop_size)
     try:
-        shape = images.image_shape(file)
+        shape = images.image_shape(file, translator.source_spec.part)
     except ImageError:  # it will be reported when its turn comes
         return None
     ratio = max(a / b for a, b in zip(shape, crop, strict=True))
@@ -86,8 +97,9 @@ def translate_files(
     """Translate files and folders into `out`, yielding each file as it is written.
 
     Size and name follow the source; dtype, range and channels the target. A container that cannot hold that
-    losslessly is replaced: PNG, else TIFF. With several samples, NAME-1, NAME-2, ..., NAME-mean, and
-    NAME-spread, a float32 TIFF (see `Samples`). A file that cannot be read does not stop the others.
+    losslessly is replaced: PNG, else TIFF. A volume is one file again, as `volumes` says. With several
+    samples, NAME-1, NAME-2, ..., NAME-mean, and NAME-spread, a float32 TIFF (see `Samples`). A file that
+    cannot be read does not stop the others.
 
     Args:
         translator: The model.
@@ -109,25 +121,32 @@ def translate_files(
             raise ValueError(f"{name} is {value}; it must be 1 or more.")
     out = Path(out)
     spec = translator.target_spec
-    work = [
-        (file, out / name.with_suffix(images.output_suffix(name.suffix, spec)))
-        for file, name in find_images(inputs, besides=out)
-    ]
+    work = [(file, out / _named(file, name, translator)) for file, name in find_images(inputs, besides=out)]
     _refuse_collisions(work, samples)
     faults: list[str] = []
-    waiting: list[tuple[Array, Path]] = []
+    waiting: list[tuple[Array, Path, Path]] = []
 
     def flush() -> Iterator[Path]:
         if waiting:
-            x = torch.stack([images.to_tensor(array, translator.source_spec) for array, _ in waiting])
-            outputs = [_at_scale(translator, x, scale, seed=seed, sample=s).cpu() for s in range(samples)]
+            x = torch.stack([images.to_tensor(array, translator.source_spec) for array, *_ in waiting])
+            outputs = [
+                volumes.at_scale(translator, x, scale, seed=seed, sample=s).cpu() for s in range(samples)
+            ]
             whole, of_file = images.recombined(torch.stack(outputs), x, spec)
-            for (_, path), of_one in zip(waiting, whole.unbind(1), strict=True):
+            for (_, path, of_source), of_one in zip(waiting, whole.unbind(1), strict=True):
                 for ending, array in Samples.of(of_one, of_file).named():
-                    yield _write(_result(path, ending), array)
+                    yield _write(_result(path, ending), array, like=of_source)
             waiting.clear()
 
     for file, path in work:
+        if volumes.is_volume(file, translator):
+            try:
+                yield from volumes.translate_volume(
+                    translator, file, path, seed=seed, samples=samples, batch_size=batch_size, scale=scale
+                )
+            except ImageError as error:
+                faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+            continue
         try:
             array = translator.pixels(file)
             images.to_tensor(array[:1, :1], translator.source_spec)  # the right dtype and channels?
@@ -136,7 +155,7 @@ def translate_files(
             continue
         if waiting and (len(waiting) == batch_size or waiting[0][0].shape != array.shape):
             yield from flush()
-        waiting.append((array, path))
+        waiting.append((array, path, file))
     yield from flush()
     if faults:
         if len(work) > 1:
@@ -145,23 +164,22 @@ def translate_files(
         raise ImageError("\n".join(faults))
 
 
-def _at_scale(translator: Translator, x: Tensor, scale: str, *, seed: int, sample: int) -> Tensor:
-    height, width = x.shape[-2:]
-    data = translator.config.data
-    if scale == "native" or data.resize == "none":
-        return translator.translate_tensor(x, seed=seed, sample=sample)
-    side = configs.height_width(data.crop_size)
-    if data.resize == "shorter":
-        ratio = min(side) / min(height, width)
-        side = (max(round(height * ratio), 1), max(round(width * ratio), 1))
-    resized = images.resize(x, side, labels=translator.source_spec.kind == "labels")
-    y_hat = translator.translate_tensor(resized, seed=seed, sample=sample)
-    return images.resize(y_hat, (height, width), labels=translator.target_spec.kind == "labels")
+def _named(file: Path, name: Path, translator: Translator) -> Path:
+    """What a result is called, below the output folder."""
+    if volumes.is_volume(file, translator):
+        return (
+            name.with_name((name.name if file.is_dir() else stem_of(name.name)) + volumes.suffix(file))
+            if (suffix_of(name) != volumes.suffix(file))
+            else name
+        )
+    return name.with_suffix(images.output_suffix(name.suffix, translator.target_spec))
 
 
 def _result(path: Path, ending: str) -> Path:
     """Where a result goes; a spread is a float32 TIFF whatever holds the image itself."""
-    return path.with_name(f"{path.stem}{ending}{'.tif' if ending == '-spread' else path.suffix}")
+    suffix = suffix_of(path)
+    flat = suffix.lower() in images.FORMATS
+    return path.with_name(f"{stem_of(path.name)}{ending}{'.tif' if ending == '-spread' and flat else suffix}")
 
 
 def _refuse_collisions(work: list[tuple[Path, Path]], samples: int) -> None:
@@ -184,12 +202,7 @@ def _refuse_collisions(work: list[tuple[Path, Path]], samples: int) -> None:
                 )
 
 
-def _write(path: Path, array: Array) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(
-            f"{path.parent}: cannot be made ({error.strerror}); choose another --out."
-        ) from error
-    images.write_image(path, array)
+def _write(path: Path, array: Array, *, like: Path) -> Path:
+    volumes.make_folder(path.parent)
+    images.write_image(path, array, like=like)
     return path

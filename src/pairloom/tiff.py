@@ -118,7 +118,32 @@ def is_lossless_tiff(path: Path) -> bool:
         return int(tif.pages.first.compression) not in _TIFF_LOSSY
 
 
-def encode_tiff(file: IO[bytes], array: Array) -> None:
+def tiff_resolution(path: Path) -> dict[str, Any]:
+    """Pixels for each unit of length of the first page, and the unit, as tifffile writes them.
+
+    Of ImageJ the unit has a name of its own, which goes along as the description.
+    """
+    with tifffile.TiffFile(path) as tif:
+        return page_resolution(tif, tif.pages.first)
+
+
+def page_resolution(tif: Any, page: Any) -> dict[str, Any]:
+    """The same of an open file."""
+    if "XResolution" not in page.tags or "YResolution" not in page.tags:
+        return {}
+    unit = page.tags.get("ResolutionUnit")
+    found: dict[str, Any] = {
+        "resolution": tuple(page.tags[name].value for name in ("XResolution", "YResolution")),
+        "resolutionunit": int(unit.value) if unit is not None else 2,
+    }
+    own = tif.imagej_metadata if tif.is_imagej else None
+    if own and "unit" in own:
+        name = str(own["unit"]).encode("ascii", "backslashreplace").decode()
+        found["description"] = f"ImageJ=1.11a\nimages=1\nunit={name}\n"
+    return found
+
+
+def encode_tiff(file: IO[bytes], array: Array, resolution: dict[str, Any] | None = None) -> None:
     """Three channels are declared RGB, any other number grey with extra samples that are not alpha."""
     channels = array.shape[2]
     layout: dict[str, Any] = {"photometric": "rgb" if channels == 3 else "minisblack"}
@@ -131,4 +156,5 @@ def encode_tiff(file: IO[bytes], array: Array) -> None:
         bigtiff=array.nbytes > 2**32 - 2**25,
         metadata=None,
         **layout,
+        **(resolution or {}),
     )

@@ -235,7 +235,7 @@ class Translator:
         """What `__call__` takes, as (H, W, C) file values; a PIL image as its file would be read."""
         if isinstance(image, str | Path):
             spec = self.source_spec
-            return images.read_image(image, alpha=spec.alpha, page_axis=spec.page_axis)
+            return images.read_image(image, alpha=spec.alpha, page_axis=spec.page_axis, part=spec.part)
         if isinstance(image, Image.Image):
             return _pillow_pixels(image, self.source_spec.alpha)
         array = np.asarray(image)

@@ -20,6 +20,7 @@ from pairloom.data.finding import find_pairs
 from pairloom.data.measuring import alpha_notes, measure_losses, measure_specs
 from pairloom.data.pairs import SPLITS, DataError, PairSet
 from pairloom.data.reading import Look, Read, Side, read_all
+from pairloom.data.slices import described as stacks_described
 from pairloom.images import ImageSpec
 from pairloom.pixels import described
 
@@ -84,6 +85,9 @@ def check(data: DataConfig, *, look: Look | None = None) -> CheckReport:
         return CheckReport(problems=(str(error),))
     notes = _Notes()
     _note_layout(found, data, notes)
+    facts, warnings = stacks_described(found.pairs)
+    notes.facts += facts
+    notes.warnings += warnings
     reads = read_all(found.pairs, data, look)
     good = [read for read in reads if read.sides is not None]
     _note_faults(reads, notes)

@@ -29,6 +29,8 @@ from pairloom.data.listing import (
 )
 from pairloom.data.pairs import SPLITS, DataError, ImageRef, Pair, PairSet
 from pairloom.data.photos import find_photos
+from pairloom.data.slices import cut_volumes, with_parts
+from pairloom.stacks.suffixes import stem_of
 
 _COLUMNS = ("a", "b", "split", "group")
 
@@ -62,9 +64,10 @@ def find_pairs(data: DataConfig) -> PairSet:
     if not found.pairs:
         raise DataError(_nothing_found(root, found))
 
-    pairs, notes = _with_splits(_grouped(found.pairs, data), data)
+    pairs, notes = _with_splits(cut_volumes(_grouped(found.pairs, data), data), data)
     if data.direction == "BtoA":
         pairs = [replace(pair, source=pair.target, target=pair.source) for pair in pairs]
+    pairs = with_parts(pairs, data)
     return replace(found, pairs=tuple(pairs), notes=tuple(notes))
 
 
@@ -204,9 +207,9 @@ def _manifest_file(folder: Path, cell: str, where: str) -> Path:
     if not cell:
         raise DataError(f"{where} is empty; every row names two files.")
     path = folder / cell
-    if path.suffix.lower() not in images.SUFFIXES:
+    if not images.is_image_name(path.name) and not path.is_dir():  # a DICOM series is a folder
         raise DataError(f"{where} is {cell!r}, which is not one of {', '.join(sorted(images.SUFFIXES))}.")
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{where}: {path} does not exist.")
     return path
 
@@ -214,7 +217,7 @@ def _manifest_file(folder: Path, cell: str, where: str) -> Path:
 def _manifest_name(cell: str) -> str:
     """The relative path without extension; an absolute path or one with `..` is brought below the folder."""
     path = PurePath(cell)
-    parts = [part for part in path.with_suffix("").parts if part not in (path.anchor, "..")]
+    parts = [part for part in PurePath(stem_of(cell)).parts if part not in (path.anchor, "..")]
     return "/".join(parts)
 
 

@@ -46,7 +46,8 @@ def measure_specs(pairs: PairSet | Sequence[Pair], data: DataConfig) -> tuple[Im
     if derive is not None:
         photos = replace(data, target_kind="intensity")
         channels = 3 if derive.needs_colour else None
-        return derive.specs(_measure([pair.target for pair in train], photos, "target", channels))
+        source, target = derive.specs(_measure([pair.target for pair in train], photos, "target", channels))
+        return replace(source, slice_axis=data.slice_axis), target
     source = _measure([pair.source for pair in train], data, "source")
     return source, _measure([pair.target for pair in train], data, "target")
 
@@ -68,6 +69,12 @@ def _measure(
             palette, names = images.read_palette(palette_path)
         elif kind == "labels":
             colours = _colours(refs, data, at_most=MAX_CLASSES, lossless=False)
+            if colours is None and (lossy := _first_lossy(refs)) is not None:
+                raise ImageError(
+                    f"The label maps are JPEG or another lossy format ({lossy.path.name}), whose compression "
+                    f"made more than {MAX_CLASSES} colours of them; with --data.{side}-palette FILE, "
+                    "one class a line, each pixel snaps to the nearest; best are files that were never JPEG."
+                )
             if colours is None:
                 raise ImageError(
                     f"The label maps hold more than {MAX_CLASSES} colours, or values that are no classes; "
@@ -88,12 +95,24 @@ def _measure(
         )
     except ImageError as error:
         raise DataError(f"The {side} images (data.{side}_*): {error}") from error
+    part = refs[0].part
+    names_of_channels = images.channel_names(refs[0].path, part) if spec.kind != "labels" else ()
     spec = replace(
-        spec, alpha="keep" if keeps_alpha(data.alpha, spec.dtype) else "white", page_axis=data.pages
+        spec,
+        alpha="keep" if keeps_alpha(data.alpha, spec.dtype) else "white",
+        page_axis=data.pages,
+        names=names_of_channels if len(names_of_channels) == spec.channels else (),
+        chosen=part.select,
+        slice_axis=part.axis,
+        neighbours=part.neighbours,
     )
     if palette_path is not None:
         _check_palette(palette_path, [refs[i] for i in spread], spec, side)
     return spec
+
+
+def _first_lossy(refs: Sequence[ImageRef]) -> ImageRef | None:
+    return next((ref for ref in evenly(refs, NOTED_IMAGES) if not images.is_lossless(ref.path)), None)
 
 
 def _check_palette(path: str, refs: Sequence[ImageRef], spec: ImageSpec, side: str) -> None:
@@ -131,6 +150,12 @@ def measure_losses(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: I
             lost = _mean_of(images.palette_distance, refs, spec)
             sentence = f"The {side}'s pixels lie {lost:.4g} file values on average from their palette colour"
             much, hint = lost > 0.03 * WHITE[spec.dtype], f"is data.{side}_palette the right one?"
+            if lost == 0 and (lossy := _first_lossy(refs)) is not None:  # the palette was measured on them
+                sentence = (
+                    f"The {side}'s label maps are JPEG or another lossy format ({lossy.path.name}), so that "
+                    f"some of their {len(spec.palette)} classes were probably made by compression"
+                )
+                losses.append(Loss(f"{sentence}; --data.{side}-palette FILE snaps to the nearest.", True))
         else:
             lost = 0.0 if spec.scaling == "full" else _mean_of(images.clipped_share, refs, spec)
             sentence = f"{100 * lost:.3g} % of the {side}'s values lie outside its range and are clipped"

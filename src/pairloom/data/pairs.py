@@ -14,6 +14,8 @@ from pairloom import images
 from pairloom.config import DataConfig
 from pairloom.images import ImageError, ImageSpec
 from pairloom.pixels import Array
+from pairloom.stacks.sizes import bytes_of
+from pairloom.stacks.stack import WHOLE, Part
 
 SPLITS = ("train", "val", "test")
 T = TypeVar("T")
@@ -25,12 +27,16 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One side of a pair: a file, or the left or right half of a side-by-side file."""
+    """One side of a pair: a file, the left or right half of a side-by-side file, or a part of a file."""
 
     path: Path
     half: Literal["left", "right"] | None = None
+    part: Part = WHOLE
+    """Which slice of a volume, and which channels."""
 
     def __str__(self) -> str:
+        if self.part.index is not None:
+            return f"{self.path} (slice {self.part.index})"
         return str(self.path) if self.half is None else f"{self.path} ({self.half} half)"
 
     def cut(self, array: Array) -> Array:
@@ -58,14 +64,14 @@ class ImageRef:
             ImageError: The file cannot be read.
             DataError: A side-by-side file is of odd width.
         """
-        return self.cut(_read_file(self.path, how))
+        return self.cut(_read_file(self.path, how, self.part))
 
 
-def _read_file(path: Path, how: ImageSpec | DataConfig | None) -> Array:
+def _read_file(path: Path, how: ImageSpec | DataConfig | None, part: Part) -> Array:
     if how is None:
-        return images.read_image(path)
+        return images.read_image(path, part=part)
     pages = how.pages if isinstance(how, DataConfig) else how.page_axis
-    return images.read_image(path, alpha=how.alpha, page_axis=pages)
+    return images.read_image(path, alpha=how.alpha, page_axis=pages, part=part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +101,11 @@ class Pair:
             ImageError: A file cannot be read.
             DataError: A side-by-side file is of odd width.
         """
-        if self.source.path != self.target.path:
+        if (self.source.path, self.source.part) != (self.target.path, self.target.part):
             return self.source.read(source), self.target.read(target)
-        array = _read_file(self.source.path, source)  # one file, one policy on alpha and pages
+        array = _read_file(
+            self.source.path, source, self.source.part
+        )  # one file, one policy on alpha and pages
         return self.source.cut(array), self.target.cut(array)
 
 
@@ -169,14 +177,18 @@ def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
         DataError: A file is no longer there.
     """
     digest = hashlib.sha256()
+    sizes: dict[Path, int] = {}  # the slices of a volume have one file
     for pair in pairs.pairs if isinstance(pairs, PairSet) else pairs:
         parts = [pair.name, pair.split]
         for ref in filter(None, (pair.source, pair.target, pair.hole)):
             try:
-                size = ref.path.stat().st_size
+                size = (
+                    sizes[ref.path] if ref.path in sizes else sizes.setdefault(ref.path, bytes_of(ref.path))
+                )
             except OSError as error:
                 raise DataError(f"{ref.path} is no longer readable ({error.strerror}).") from error
             parts += [ref.path.name, str(ref.half), str(size)]
+            parts += [repr(ref.part)] if ref.part != WHOLE else []
         # The names of files are bytes, which need not be UTF-8.
         digest.update("\0".join(parts).encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()[:16]
