@@ -15,7 +15,8 @@ format a file has is decided by its first bytes, not by its suffix. What each fo
 | float16, float64 | float32; other integer types are refused: their values would have to be changed to fit |
 | EXIF (and TIFF) orientation | applied |
 
-ICC profiles and gamma are not applied. A float image with NaN or infinity is refused.
+ICC profiles and gamma are not applied. A float image with infinity is refused, and one with NaN unless its reader
+knows what that says: that a pixel counts for nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from pairloom.pixels import (
     Alpha,
     Array,
     ImageError,
+    Nan,
     PageAxis,
     check_array,
     in_allowed_dtype,
@@ -66,7 +68,9 @@ SUFFIXES = frozenset(FORMATS)
 # Reading
 
 
-def read_image(path: str | Path, *, alpha: Alpha = "auto", page_axis: PageAxis = "channels") -> Array:
+def read_image(
+    path: str | Path, *, alpha: Alpha = "auto", page_axis: PageAxis = "channels", nan: Nan = "refuse"
+) -> Array:
     """The values of an image file, upright.
 
     Args:
@@ -74,6 +78,7 @@ def read_image(path: str | Path, *, alpha: Alpha = "auto", page_axis: PageAxis =
         alpha: "white": transparent pixels are laid over white and the alpha channel goes; "keep": it is a
             channel; "auto": white for uint8, keep for uint16 and float32.
         page_axis: A TIFF of several pages: "channels" stacks them, "first" reads only the first.
+        nan: Of float images: "refuse", or "keep" for whoever leaves such pixels out.
 
     Shapes: -> (H, W, C), contiguous, native byte order, writeable.
     Units: file values; uint8, uint16 or float32.
@@ -91,7 +96,7 @@ def read_image(path: str | Path, *, alpha: Alpha = "auto", page_axis: PageAxis =
         else:
             array = _read_pillow(path, found, alpha)
         array = in_allowed_dtype(path, array)
-    check_array(path, array)
+    check_array(path, array, nan=nan)
     return np.require(array, requirements=["C_CONTIGUOUS", "WRITEABLE"])
 
 
@@ -351,12 +356,12 @@ def holds_losslessly(suffix: str, *, dtype: str, channels: int) -> bool:
 
 
 def write_image(path: str | Path, array: Array) -> None:
-    """Write an array so that `read_image` gives it back exactly.
+    """Write an array so that `read_image` gives it back exactly (with `nan="keep"` if it holds NaN).
 
     The file appears under its name only when it is whole.
 
     Shapes: array (H, W, C).
-    Units: file values; uint8, uint16 or float32.
+    Units: file values; uint8, uint16 or float32, in which NaN is a pixel that counts for nothing.
 
     Raises:
         ImageError: The container cannot hold the array without loss, the array is no image, or the folder
@@ -365,7 +370,7 @@ def write_image(path: str | Path, array: Array) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
     _check_suffix(path)
-    check_array(path, array)
+    check_array(path, array, nan="keep")
     dtype, channels = array.dtype.name, array.shape[2]
     if not holds_losslessly(suffix, dtype=dtype, channels=channels):
         what = "values" if FORMATS[suffix] == "JPEG" else f"{dtype} images of {channels} channels"
