@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from pairloom import config as configs
 from pairloom import images
 from pairloom.images import Array, ImageError
 from pairloom.translator import Samples, Translator
+from pairloom.validity import known_part
 
 
 def find_images(
@@ -120,10 +122,14 @@ def translate_files(
     def flush() -> Iterator[Path]:
         if waiting:
             x = torch.stack([images.to_tensor(array, translator.source_spec) for array, _ in waiting])
-            outputs = [_at_scale(translator, x, scale, seed=seed, sample=s).cpu() for s in range(samples)]
+            valid = np.stack([images.valid_pixels(array) for array, _ in waiting])
+            known = None if valid.all() else torch.from_numpy(valid)[:, None].float()
+            outputs = [
+                _at_scale(translator, x, known, scale, seed=seed, sample=s).cpu() for s in range(samples)
+            ]
             whole, of_file = images.recombined(torch.stack(outputs), x, spec)
-            for (_, path), of_one in zip(waiting, whole.unbind(1), strict=True):
-                for ending, array in Samples.of(of_one, of_file).named():
+            for (_, path), of_one, where in zip(waiting, whole.unbind(1), valid, strict=True):
+                for ending, array in Samples.of(of_one, of_file).without(where).named():
                     yield _write(_result(path, ending), array)
             waiting.clear()
 
@@ -145,7 +151,10 @@ def translate_files(
         raise ImageError("\n".join(faults))
 
 
-def _at_scale(translator: Translator, x: Tensor, scale: str, *, seed: int, sample: int) -> Tensor:
+def _at_scale(
+    translator: Translator, x: Tensor, known: Tensor | None, scale: str, *, seed: int, sample: int
+) -> Tensor:
+    """`known` (N, 1, H, W): where the sources are no NaN; None: everywhere."""
     height, width = x.shape[-2:]
     data = translator.config.data
     if scale == "native" or data.resize == "none":
@@ -155,6 +164,8 @@ def _at_scale(translator: Translator, x: Tensor, scale: str, *, seed: int, sampl
         ratio = min(side) / min(height, width)
         side = (max(round(height * ratio), 1), max(round(width * ratio), 1))
     resized = images.resize(x, side, labels=translator.source_spec.kind == "labels")
+    if known is not None:
+        resized, _ = known_part(resized, images.resize(known, side, labels=False))
     y_hat = translator.translate_tensor(resized, seed=seed, sample=sample)
     return images.resize(y_hat, (height, width), labels=translator.target_spec.kind == "labels")
 

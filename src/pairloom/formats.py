@@ -15,8 +15,8 @@ format a file has is decided by its first bytes, not by its suffix. What each fo
 | float16, float64 | float32; other integer types are refused: their values would have to be changed to fit |
 | EXIF (and TIFF) orientation | applied |
 
-ICC profiles and gamma are not applied. A float image with infinity is refused, and one with NaN unless its reader
-knows what that says: that a pixel counts for nothing.
+ICC profiles and gamma are not applied. A float image with infinity is refused, and one with NaN unless its
+reader knows what that says: that a pixel counts for nothing.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ def gradient_penalty(
 ) -> Tensor:
     """WGAN-GP's penalty: (the norm of D's gradient - 1) squared, between real and generated images.
 
-    With a map of valid pixels, scores are means over the patches that count, and gradients those in the pixels
-    that count; the others are the same 0 in every image.
+    With a map of valid pixels, scores are means over the patches that count, and gradients those in the
+    pixels that count; the others are the same 0 in every image.
 
     Source: Gulrajani et al. 2017, equation 3; the gradient is taken in y only, x being given.
     Shapes: x (N, C, H, W), y and y_hat (N, C', H, W), valid (N, 1, H, W) -> scalar.
@@ -115,5 +115,5 @@ def l2(y_hat: Tensor, y: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def _difference(y_hat: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
-    """0 where pixels do not count, before any function of it: so is their gradient, whatever y holds there."""
+    """0 where pixels do not count, before any function of it: so is their gradient, whatever y is there."""
     return validity.filled(y_hat.float() - y.float(), valid)

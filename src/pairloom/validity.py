@@ -22,7 +22,7 @@ def known_part(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """What was interpolated from pixels that count, where these make half of it or more.
 
     `values` were 0 where pixels did not count, and `known` 1 or 0, when both went through the same
-    interpolation. Their quotient is the mean over the pixels that count alone: nothing of the 0 is left in it.
+    interpolation. Their quotient is the mean over the pixels that count alone: nothing of the 0 is in it.
 
     Source: Knutsson and Westin 1993, normalised convolution.
     Shapes: values (..., C, H, W), known (..., 1, H, W) -> values, 0 where they do not count; and their map.

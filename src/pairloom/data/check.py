@@ -259,7 +259,9 @@ def _note_invalid(reads: Sequence[Read], notes: _Notes) -> None:
     mostly = [read for read in reads if read.invalid > MOSTLY_INVALID]
     if mostly:
         names = _some([f"{read.name} ({percent(read.invalid)})" for read in mostly])
-        notes.warnings.append(f"In {len(mostly)} of {len(reads)} pairs most pixels count for nothing: {names}.")
+        notes.warnings.append(
+            f"In {len(mostly)} of {len(reads)} pairs most pixels count for nothing: {names}."
+        )
 
 
 def _note_constant(reads: Sequence[Read], notes: _Notes) -> None:

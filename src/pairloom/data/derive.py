@@ -175,8 +175,8 @@ def check_whole(pair: Pair, photo: Array) -> None:
     """Raise a DataError if a photo has pixels that count for nothing."""
     if not images.valid_pixels(photo).all():
         raise DataError(
-            f"{pair.target}: holds NaN; data.derive makes pairs of whole photos only, so fill such pixels, or "
-            "leave the photo out."
+            f"{pair.target}: holds NaN; data.derive makes pairs of whole photos only, so fill such pixels, "
+            "or leave the photo out."
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pairloom.data.listing import folders, in_order, list_images, shown, side_splits
-from pairloom.data.pairs import SPLITS, ImageRef, Pair, PairSet
+from pairloom.data.pairs import SPLITS, ImageRef, PairSet
 
 FOLDER = "mask"
 
@@ -14,9 +14,9 @@ FOLDER = "mask"
 def with_masks(found: PairSet, root: Path) -> PairSet:
     """The pairs with their masks: ROOT/mask/SPLIT/NAME, of pairs without splits ROOT/mask/NAME.
 
-    All pixels of a pair without a mask count; how many such pairs there are is noted. A mask without a pair is
-    named among what is left out. Side-by-side files that lie in no split folders have no place beside them:
-    a folder `mask` there holds pairs as any other.
+    All pixels of a pair without a mask count; how many such pairs there are is noted. A mask without a pair
+    is named among what is left out. Side-by-side files that lie in no split folders have no place beside
+    them: a folder `mask` there holds pairs as any other.
     """
     name = next((name for name in folders(root) if name.lower() == FOLDER), None)
     below = name is not None and all(root in pair.source.path.parents for pair in found.pairs)

@@ -69,13 +69,8 @@ def known_pixels(pair: Pair, source: Array, target: Array) -> tuple[Known, Known
     known = [images.valid_pixels(side) for side in (source, target)]
     if pair.mask is not None:
         mask = read_mask(pair.mask)
-        for ref, side in ((pair.source, source), (pair.target, target)):
-            if mask.shape != side.shape[:2]:
-                raise DataError(
-                    f"{pair.mask} is {mask.shape[1]}x{mask.shape[0]} pixels and {ref} "
-                    f"{side.shape[1]}x{side.shape[0]}; a mask must have the size of both images of its pair."
-                )
-        known = [side & mask for side in known]
+        refs = pair.source, pair.target
+        known = [side & _of_size(pair.mask, mask, ref, side) for ref, side in zip(refs, known, strict=True)]
     if all(side.all() for side in known):
         return None
     both = known[0] & known[1] if known[0].shape == known[1].shape else known[0].any() and known[1].any()
@@ -86,10 +81,19 @@ def known_pixels(pair: Pair, source: Array, target: Array) -> tuple[Known, Known
     return known[0], known[1]
 
 
+def _of_size(ref: ImageRef, mask: Known, image: ImageRef, side: Known) -> Known:
+    if mask.shape != side.shape:
+        raise DataError(
+            f"{ref} is {mask.shape[1]}x{mask.shape[0]} pixels and {image} {side.shape[1]}x{side.shape[0]}; "
+            "a mask must have the size of both images of its pair."
+        )
+    return mask
+
+
 def read_known(
     pair: Pair, source_spec: ImageSpec, target_spec: ImageSpec, data: DataConfig
 ) -> tuple[Tensor, ...]:
-    """Both sides as `pairs.read_pair` gives them, 0 where they are not known; then where they are, if any is not.
+    """Both sides as of `read_pair`, 0 where they are not known; and unless all is, two maps of what is.
 
     Shapes: (C, H, W), (C', H, W), and (1, H, W) twice, of 1 and 0.
 
@@ -107,7 +111,7 @@ def read_known(
 
 
 def settled(x: Tensor, y: Tensor, *known: Tensor) -> tuple[View, Tensor | None]:
-    """The view that geometry made of what `read_known` gave; and where its source is known, if not everywhere.
+    """The view that geometry made of what `read_known` gave; and where its source is known; None: everywhere.
 
     A pixel is what was interpolated from known pixels, and counts where these were half of it or more.
 
@@ -154,13 +158,7 @@ class Counting:
         array = self.ref.read(how)
         valid = images.valid_pixels(array)
         if self.mask is not None:
-            mask = read_mask(self.mask)
-            if mask.shape != valid.shape:
-                raise DataError(
-                    f"{self.mask} is {mask.shape[1]}x{mask.shape[0]} pixels and {self.ref} "
-                    f"{valid.shape[1]}x{valid.shape[0]}; a mask must have the size of both images of its pair."
-                )
-            valid = valid & mask
+            valid = valid & _of_size(self.mask, read_mask(self.mask), self.ref, valid)
         if not valid.any():
             raise DataError(f"{self.ref}: no pixel counts, as all are NaN or masked; leave the pair out.")
         return array if valid.all() else array[valid][None]

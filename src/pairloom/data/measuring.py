@@ -175,8 +175,7 @@ def _is_flattened(ref: ImageRef, spec: ImageSpec) -> bool:
 
 
 def spec_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec) -> list[str]:
-    """What the files lose as they become tensors: the sentences of `alpha_notes` and `measure_losses`; and how
-    many pixels do not count.
+    """What the files lose as they become tensors: sentences of `alpha_notes`, `measure_losses`, `mask_notes`.
 
     Raises:
         DataError: A file does not suit its spec, or a mask its pair.

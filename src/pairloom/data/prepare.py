@@ -47,10 +47,10 @@ def prepare(data: DataConfig, out: str | Path, *, layout: Layout = "folders") ->
     """Write a data set's pairs as PNG files, or as TIFF where a PNG cannot hold the values.
 
     Pairs of files keep their pixels: two folders, or a manifest, become side-by-side files (A is the left
-    half), and these two folders. Masks of pixels that count go along, into OUT/mask. Pairs derived from photos are as evaluation sees them: of the size that
-    `data.crop_size` and `data.resize` say ("none": of the photos' own), without jitter or mirror. Splits are
-    those of the data, made where `data.val_fraction` or `data.test_fraction` asks. Colourisation becomes the
-    grey image of the photo's lightness, and the photo.
+    half), and these two folders; masks of the pixels that count go along, into OUT/mask. Pairs derived from
+    photos are as evaluation sees them: of the size that `data.crop_size` and `data.resize` say ("none": of
+    the photos' own), without jitter or mirror. Splits are those of the data, made where `data.val_fraction`
+    or `data.test_fraction` asks. Colourisation becomes the grey image of the photo's lightness, and the photo.
 
     The same call again goes on where it was stopped. Nothing that differs is overwritten.
 
@@ -83,8 +83,8 @@ def prepare(data: DataConfig, out: str | Path, *, layout: Layout = "folders") ->
             for path, array in _files(pair, _sides(pair, specs, data), out, layout):
                 written += _write(path, array)
             if pair.mask is not None:
-                kept = read_mask(pair.mask)
-                written += _write(out / MASK_FOLDER / pair.split / pair.name, 255 * kept[..., None].astype(np.uint8))
+                path = out / MASK_FOLDER / pair.split / pair.name
+                written += _write(path, np.uint8(255) * read_mask(pair.mask)[..., None])
         except (DataError, ImageError) as error:
             faults.append(str(error))
     if faults:

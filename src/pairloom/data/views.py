@@ -88,7 +88,7 @@ def _described(sides: list[tuple[tuple[int, ...], torch.dtype]]) -> str:
 def load_pair(
     pair: Pair, source_spec: ImageSpec, target_spec: ImageSpec, data: DataConfig
 ) -> tuple[Tensor, Tensor]:
-    """The two sides of `evaluation_view`: 0 where pixels do not count, for whoever need not tell them apart."""
+    """The two sides of `evaluation_view`, for whoever need not tell apart which pixels count: they are 0."""
     return evaluation_view(pair, source_spec, target_spec, data)[:2]
 
 

@@ -205,8 +205,8 @@ class LabelledPhotos:
         read = pair.read(*order)
         if known_pixels(pair, *read) is not None:
             raise SegmenterError(
-                f"{pair.source}: some pixels are masked or NaN; a segmenter learns from whole photos, so leave "
-                "the pair or its mask out."
+                f"{pair.source}: some pixels are masked or NaN; a segmenter learns from whole photos, so "
+                "leave the pair or its mask out."
             )
         photo, labels = read if photo_first else read[::-1]
         if (labels.shape[2], labels.dtype.name) != (self.label_spec.channels, self.label_spec.dtype):

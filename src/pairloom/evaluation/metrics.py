@@ -3,7 +3,7 @@
 Everything here takes tensors in [-1, 1] and knows nothing of files, runs or configurations. Each metric
 returns one number an image; a set's figure is the mean over images, with a bootstrap interval over images.
 
-Where a map of valid pixels is given, a metric is what it would be of these pixels alone; NaN where there are none.
+Where a map of valid pixels is given, a metric is what it would be of these alone; NaN where there are none.
 
 L1, RMSE and PSNR reward blur: where the source does not determine the target, the mean of what is plausible
 beats every sharp guess (Section 4.1 of the paper makes the point). Read them beside baselines.
@@ -97,9 +97,7 @@ def bias(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     return _difference(output, target).mean(1)
 
 
-def psnr(
-    output: Tensor, target: Tensor, valid: Tensor | None = None, *, data_range: float = 2.0
-) -> Tensor:
+def psnr(output: Tensor, target: Tensor, valid: Tensor | None = None, *, data_range: float = 2.0) -> Tensor:
     """Peak signal-to-noise ratio of each image.
 
     The squared error is averaged over the one image, never over the set.
