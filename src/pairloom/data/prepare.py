@@ -50,7 +50,7 @@ def prepare(data: DataConfig, out: str | Path, *, layout: Layout = "folders") ->
     half), and these two folders; masks of the pixels that count go along, into OUT/mask. Pairs derived from
     photos are as evaluation sees them: of the size that `data.crop_size` and `data.resize` say ("none": of
     the photos' own), without jitter or mirror. Splits are those of the data, made where `data.val_fraction`
-    or `data.test_fraction` asks. Colourisation becomes the grey image of the photo's lightness, and the photo.
+    or `data.test_fraction` asks. Colourisation becomes the grey image of the lightness, and the photo.
 
     The same call again goes on where it was stopped. Nothing that differs is overwritten.
 
