@@ -324,6 +324,27 @@ def test_a_map_of_ones_is_no_map(tiny_data: Path, gan_mode: Any) -> None:
 
 
 @pytest.mark.parametrize("gan_mode", ["vanilla", "wgan-gp"])
+def test_d_cannot_tell_by_what_does_not_count(tiny_data: Path, gan_mode: Any) -> None:
+    """Whatever y holds there, even NaN: D is shown 0, of real and of generated images."""
+    config = pairloom.override(
+        tiny_config(tiny_data),
+        {"generator.source_channels": 3, "generator.target_channels": 3, "generator.num_downs": 5},
+    )
+    state = TrainState.create(config, torch.device("cpu"))
+    assert state.discriminator is not None
+    shown: list[Tensor] = []
+    first = state.discriminator.layers[0]
+    first.register_forward_pre_hook(lambda _, given: shown.append(given[0].detach()[:, 3:]))
+    x, valid = noise(2, 3, 32, 32), maps(2, 32)
+    y = noise(2, 3, 32, 32, seed=1).masked_fill(valid == 0, torch.nan)
+    train_step(state, x, y, replace(config.objective, gan_mode=gan_mode), nullcontext(), valid)
+    assert len(shown) == (4 if gan_mode == "wgan-gp" else 3)
+    invalid = (valid == 0).expand_as(y)
+    for image in shown:
+        assert (image[invalid] == 0).all() and (image[~invalid] != 0).all()
+
+
+@pytest.mark.parametrize("gan_mode", ["vanilla", "wgan-gp"])
 def test_a_step_on_nothing_stays_finite(tiny_data: Path, gan_mode: Any) -> None:
     config = pairloom.override(
         tiny_config(tiny_data),
