@@ -143,7 +143,7 @@ def test_what_a_container_cannot_hold_is_refused(
         (np.zeros((2, 2, 1), np.int64), "int64"),
         (np.zeros((2, 2, 65), np.uint8), "65 channels"),
         (np.zeros((0, 2, 1), np.uint8), "no pixels"),
-        (np.full((2, 2, 1), np.nan, np.float32), "4 of its 4 values"),
+        (np.full((2, 2, 1), np.inf, np.float32), "4 of its 4 values are infinite"),
     ],
 )
 def test_only_images_are_written(tmp_path: Path, array: np.ndarray, words: str) -> None:

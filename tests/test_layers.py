@@ -43,7 +43,8 @@ GROUND = {
     "layers": {"noise"},
     "resnet": {"layers"},
     "networks": {"config", "layers", "resnet"},
-    "losses": {"networks"},
+    "losses": {"networks", "validity"},
+    "validity": set(),
     "evaluation.metrics": set(),
 }
 """The ground layer, and all that each of its rooms may know of ours."""

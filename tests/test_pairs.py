@@ -627,7 +627,7 @@ def run(small, *, start=0, stop=12, batch_size=2, workers=0, seed=5):
     batches = training_batches(
         *small, batch_size=batch_size, seed=seed, start=start, stop=stop, workers=workers
     )
-    return [(x.clone(), y.clone()) for x, y in batches]
+    return [(x.clone(), y.clone()) for x, y, _ in batches]
 
 
 def same(one, other) -> bool:

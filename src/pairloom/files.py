@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from pairloom import config as configs
@@ -129,12 +130,14 @@ def translate_files(
     def flush() -> Iterator[Path]:
         if waiting:
             x = torch.stack([images.to_tensor(array, translator.source_spec) for array, *_ in waiting])
+            valid = np.stack([images.valid_pixels(array) for array, *_ in waiting])
             outputs = [
-                volumes.at_scale(translator, x, scale, seed=seed, sample=s).cpu() for s in range(samples)
+                volumes.at_scale(translator, x, valid, scale, seed=seed, sample=s).cpu()
+                for s in range(samples)
             ]
             whole, of_file = images.recombined(torch.stack(outputs), x, spec)
-            for (_, path, of_source), of_one in zip(waiting, whole.unbind(1), strict=True):
-                for ending, array in Samples.of(of_one, of_file).named():
+            for (_, path, of_source), of_one, where in zip(waiting, whole.unbind(1), valid, strict=True):
+                for ending, array in Samples.of(of_one, of_file).without(where).named():
                     yield _write(_result(path, ending), array, like=of_source)
             waiting.clear()
 

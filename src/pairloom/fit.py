@@ -254,13 +254,14 @@ def fit(
             # Fetch: with workers this only waits when they are slower than the step.
             started = time.perf_counter()
             try:
-                x, y = next(batches)
+                x, y, valid = next(batches)
             except ValueError:  # a file has become unreadable: what was learned until now is kept
                 if train_state.step > begin:
                     _save(run, train_state, model, best=None)
                 raise
             x = x.to(device, memory_format=torch.channels_last, non_blocking=True)
             y = y.to(device, memory_format=torch.channels_last, non_blocking=True)
+            valid = None if valid is None else valid.to(device, non_blocking=True)
             fetched = time.perf_counter()
 
             # Step.
@@ -270,7 +271,7 @@ def fit(
             for optimizer in (train_state.optimizer_g, train_state.optimizer_d):
                 if optimizer is not None:
                     optimizer.param_groups[0]["lr"] = rate
-            logs = train_step(train_state, x, y, config.objective, autocast)
+            logs = train_step(train_state, x, y, config.objective, autocast, valid)
             update_ema(train_state, training.ema_decay)
             window.add(logs)
 

@@ -16,7 +16,8 @@ format a file has is decided by its first bytes, not by its suffix. What each fo
 | float16, float64 | float32; other integer types are refused: their values would have to be changed to fit |
 | EXIF (and TIFF) orientation | applied |
 
-ICC profiles and gamma are not applied. A float image with NaN or infinity is refused.
+ICC profiles and gamma are not applied. A float image with infinity is refused, and one with NaN unless its
+reader knows what that says: that a pixel counts for nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from pairloom.pixels import (
     Alpha,
     Array,
     ImageError,
+    Nan,
     PageAxis,
     check_array,
     in_allowed_dtype,
@@ -81,6 +83,7 @@ def read_image(
     alpha: Alpha = "auto",
     page_axis: PageAxis = "channels",
     part: Part = WHOLE,
+    nan: Nan = "refuse",
 ) -> Array:
     """The values of an image file, upright.
 
@@ -90,6 +93,7 @@ def read_image(
             channel; "auto": white for uint8, keep for uint16 and float32.
         page_axis: A TIFF of several pages: "channels" stacks them, "first" reads only the first.
         part: Which slice of a volume, and which channels.
+        nan: Of float images: "refuse", or "keep" for whoever leaves such pixels out.
 
     Shapes: -> (H, W, C), contiguous, native byte order, writeable.
     Units: file values; uint8, uint16 or float32.
@@ -104,7 +108,7 @@ def read_image(
             array = stack.read(part)
     else:
         array = _read_flat(path, alpha, page_axis, part)
-    check_array(path, array)
+    check_array(path, array, nan=nan)
     return np.require(array, requirements=["C_CONTIGUOUS", "WRITEABLE"])
 
 
@@ -371,7 +375,7 @@ def holds_losslessly(suffix: str, *, dtype: str, channels: int) -> bool:
 
 
 def write_image(path: str | Path, array: Array, *, like: Path | None = None) -> None:
-    """Write an array so that `read_image` gives it back exactly.
+    """Write an array so that `read_image` gives it back exactly (with `nan="keep"` if it holds NaN).
 
     The file appears under its name only when it is whole.
 
@@ -381,7 +385,7 @@ def write_image(path: str | Path, array: Array, *, like: Path | None = None) -> 
         like: A TIFF carries the resolution of this file, if that is a TIFF, too.
 
     Shapes: array (H, W, C).
-    Units: file values; uint8, uint16 or float32.
+    Units: file values; uint8, uint16 or float32, in which NaN is a pixel that counts for nothing.
 
     Raises:
         ImageError: The container cannot hold the array without loss, the array is no image, or the folder
@@ -390,7 +394,7 @@ def write_image(path: str | Path, array: Array, *, like: Path | None = None) -> 
     path = Path(path)
     suffix = path.suffix.lower()
     _check_suffix(path)
-    check_array(path, array)
+    check_array(path, array, nan="keep")
     dtype, channels = array.dtype.name, array.shape[2]
     if not holds_losslessly(suffix, dtype=dtype, channels=channels):
         what = "values" if FORMATS[suffix] == "JPEG" else f"{dtype} images of {channels} channels"

@@ -39,6 +39,7 @@ from pairloom.pixels import (
     PageAxis,
     check_array,
     described,
+    valid_pixels,
 )
 from pairloom.stacks.stack import SLICE_AXES, Part
 
@@ -65,6 +66,7 @@ __all__ = [
     "resize",
     "to_array",
     "to_tensor",
+    "valid_pixels",
     "write_image",
 ]
 
@@ -287,13 +289,13 @@ def to_tensor(array: Array, spec: ImageSpec) -> Tensor:
 
     Intensities become 2 (v - low) / (high - low) - 1, clipped to [-1, 1]. Pixels of a label map snap to the
     nearest palette colour first; with one_hot they become one channel a class. Of luminance and Lab the array
-    is a photo, grey or RGB.
+    is a photo, grey or RGB. A pixel with NaN in any channel (`valid_pixels`) becomes 0, the middle, in all.
 
     Shapes: array (H, W, C) -> (spec.tensor_channels, H, W), contiguous.
     Units: file values -> [-1, 1], float32.
 
     Raises:
-        ImageError: The array's channels or dtype are not the spec's.
+        ImageError: The array's channels or dtype are not the spec's, or it holds infinity.
     """
     _check_match(array, spec)
     if spec.kind in PHOTO_KINDS:
@@ -310,6 +312,8 @@ def to_tensor(array: Array, spec: ImageSpec) -> Tensor:
     values.sub_(low).div_(half.where(half > 0, 1.0)).sub_(1.0).clamp_(-1.0, 1.0)
     if not half.all():
         values[half.flatten() == 0] = 0.0
+    if spec.dtype == "float32":
+        values[:, torch.from_numpy(~valid_pixels(array))] = 0.0
     return values.float()
 
 
@@ -389,10 +393,11 @@ def recombined(y: Tensor, x: Tensor, spec: ImageSpec) -> tuple[Tensor, ImageSpec
 
 
 def clipped_share(array: Array, spec: ImageSpec) -> float:
-    """The share, 0 to 1, of an image's values outside low..high, which `to_tensor` clips."""
+    """The share, 0 to 1, of an image's values outside low..high, which `to_tensor` clips; NaN aside."""
     _check_match(array, spec)
     outside = (array < np.array(spec.low)) | (array > np.array(spec.high))
-    return float(outside.mean())
+    counting = valid_pixels(array)
+    return float(outside[counting].mean()) if counting.any() else 0.0
 
 
 def palette_distance(array: Array, spec: ImageSpec) -> float:
@@ -416,7 +421,7 @@ def _low_and_half(spec: ImageSpec) -> tuple[Tensor, Tensor]:
 
 
 def _check_match(array: Array, spec: ImageSpec) -> None:
-    check_array("The image", array)
+    check_array("The image", array, nan="keep")
     if spec.kind in PHOTO_KINDS:
         if array.shape[2] not in (1, 3) or array.dtype.name == "float32":
             raise ImageError(

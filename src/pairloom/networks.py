@@ -234,6 +234,18 @@ class Discriminator(nn.Module):
             jump *= stride
         return jump
 
+    def sees(self, valid: Tensor) -> Tensor:
+        """Which logits count: those of patches in which at least one pixel does; 1 and 0.
+
+        Exact: a maximum goes through the windows of the convolutions one by one. (Norms look further than the
+        patch: their statistics are of the whole feature map, the filled pixels among them.)
+
+        Shapes: valid (N, 1, H, W) -> (N, 1, h, w), as `forward`'s.
+        """
+        for kernel, stride in self.windows:
+            valid = F.max_pool2d(valid, kernel, stride, padding=int(kernel > 1))
+        return valid
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Judge y, given x when conditional.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from pairloom import checkpoint as checkpoints
-from pairloom import losses
+from pairloom import losses, validity
 from pairloom.config import Config, ObjectiveConfig
 from pairloom.networks import Discriminator, Generator, build_discriminator, build_generator
 
@@ -108,7 +108,12 @@ def _adam(net: torch.nn.Module, config: Config) -> Adam:
 
 
 def train_step(
-    state: TrainState, x: Tensor, y: Tensor, objective: ObjectiveConfig, autocast: AbstractContextManager[Any]
+    state: TrainState,
+    x: Tensor,
+    y: Tensor,
+    objective: ObjectiveConfig,
+    autocast: AbstractContextManager[Any],
+    valid: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """One D step, then one G step, on the same generated image (Section 3.3).
 
@@ -121,8 +126,10 @@ def train_step(
         y: Target images.
         objective: What is minimised.
         autocast: A re-enterable context in which the networks run.
+        valid: Which target pixels count; None: all. The others are 0 in y and in G(x, z) before D or a loss
+            sees them, so that they say nothing, and G gets no gradient there.
 
-    Shapes: x (N, C, H, W), y (N, C', H, W).
+    Shapes: x (N, C, H, W), y (N, C', H, W), valid (N, 1, H, W).
     Units: [-1, 1].
 
     Returns:
@@ -134,6 +141,8 @@ def train_step(
 
     with autocast:
         y_hat = G(x)
+    y, y_hat = validity.filled(y, valid), validity.filled(y_hat, valid)
+    seen = None if D is None or valid is None else D.sees(valid)
 
     # D: tell (x, y) from (x, G(x, z))
     if D is not None:
@@ -142,10 +151,11 @@ def train_step(
         with autocast:
             logits_real = D(x, y)
             logits_fake = D(x, y_hat.detach())
-        terms = losses.d_terms(logits_real, logits_fake, mode)
+        terms = losses.d_terms(logits_real, logits_fake, mode, seen)
         loss_d = terms.real + terms.fake
         if mode == "wgan-gp":
-            loss_d = loss_d + objective.gradient_penalty * losses.gradient_penalty(D, x, y, y_hat)
+            penalty = losses.gradient_penalty(D, x, y, y_hat, valid)
+            loss_d = loss_d + objective.gradient_penalty * penalty
         if objective.halve_d:
             loss_d = loss_d / 2
         state.optimizer_d.zero_grad(set_to_none=True)
@@ -153,8 +163,8 @@ def train_step(
         state.optimizer_d.step()
         logs |= {"D_real": terms.real, "D_fake": terms.fake}
         if mode != "wgan-gp":  # a critic's zero means nothing
-            logs["D_real_accuracy"] = losses.accuracy(logits_real, mode, real=True)
-            logs["D_fake_accuracy"] = losses.accuracy(logits_fake, mode, real=False)
+            logs["D_real_accuracy"] = losses.accuracy(logits_real, mode, real=True, seen=seen)
+            logs["D_fake_accuracy"] = losses.accuracy(logits_fake, mode, real=False, seen=seen)
 
     # G: fool the updated D, and stay near y
     loss_g = y_hat.new_zeros(())
@@ -162,16 +172,16 @@ def train_step(
         D.requires_grad_(False)
         with autocast:
             logits = D(x, y_hat)
-        logs["G_GAN"] = losses.g_term(logits, mode, saturating=objective.saturating)
+        logs["G_GAN"] = losses.g_term(logits, mode, saturating=objective.saturating, seen=seen)
         loss_g = loss_g + objective.lambda_gan * logs["G_GAN"]
     if objective.lambda_l1 > 0:
-        logs["G_L1"] = losses.l1(y_hat, y)
+        logs["G_L1"] = losses.l1(y_hat, y, valid)
         loss_g = loss_g + objective.lambda_l1 * logs["G_L1"]
     if objective.lambda_l2 > 0:
-        logs["G_L2"] = losses.l2(y_hat, y)
+        logs["G_L2"] = losses.l2(y_hat, y, valid)
         loss_g = loss_g + objective.lambda_l2 * logs["G_L2"]
     state.optimizer_g.zero_grad(set_to_none=True)
-    loss_g.backward()
+    loss_g.backward()  # type: ignore[no-untyped-call]
     state.optimizer_g.step()
 
     state.step += 1

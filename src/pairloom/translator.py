@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -19,7 +20,7 @@ from pairloom.config import Config
 from pairloom.devices import pick_device
 from pairloom.images import Array, ImageError, ImageSpec
 from pairloom.networks import Generator, NormStats, build_generator
-from pairloom.pixels import Alpha, over_white
+from pairloom.pixels import Alpha, leave_out, over_white
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +63,12 @@ class Samples:
         spread = outputs.std(0, correction=0).permute(1, 2, 0).numpy() * scale
         arrays = np.stack([images.to_array(y_hat, spec) for y_hat in outputs])
         return cls(arrays, images.to_array(outputs.mean(0), spec), spread)
+
+    def without(self, valid: npt.NDArray[np.bool_]) -> Samples:
+        """The same, NaN where the source is (the spread always, as it is float32). Shapes: valid (H, W)."""
+        if valid.all():
+            return self
+        return Samples(*(leave_out(array, valid) for array in (self.images, self.mean, self.spread)))
 
     def named(self) -> Iterator[tuple[str, Array]]:
         """What follows the name of each one's file, and its pixels: a single sample goes without."""
@@ -190,6 +197,9 @@ class Translator:
             image: An (H, W, C) or (H, W) array of the source's dtype and range, a file, or a PIL image.
             seed: Of z.
 
+        Where a source of float32 is NaN, the network sees 0, the middle of its range, and a float32 output is
+        NaN; outputs of integers hold what the network made.
+
         Shapes: -> (H, W, C') in the target's dtype and range.
 
         Raises:
@@ -209,7 +219,8 @@ class Translator:
         """
         if not batch:
             return []
-        tensors = [images.to_tensor(self.pixels(image), self.source_spec) for image in batch]
+        arrays = [self.pixels(image) for image in batch]
+        tensors = [images.to_tensor(array, self.source_spec) for array in arrays]
         if len(sizes := {(t.shape[2], t.shape[1]) for t in tensors}) > 1:
             listed = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
             raise ImageError(
@@ -217,7 +228,8 @@ class Translator:
             )
         x = torch.stack(tensors)
         outputs, spec = images.recombined(self.translate_tensor(x, seed=seed).cpu(), x, self.target_spec)
-        return [images.to_array(y_hat, spec) for y_hat in outputs]
+        made = [images.to_array(y_hat, spec) for y_hat in outputs]
+        return [leave_out(y_hat, images.valid_pixels(x)) for y_hat, x in zip(made, arrays, strict=True)]
 
     def samples(self, image: Array | str | Path | Image.Image, count: int, *, seed: int = 0) -> Samples:
         """Translate one image `count` times, each with another z. The spread is small: the paper says so too.
@@ -227,15 +239,19 @@ class Translator:
         """
         if count < 1:
             raise ValueError(f"samples is {count}; it must be 1 or more.")
-        x = images.to_tensor(self.pixels(image), self.source_spec).unsqueeze(0)
+        array = self.pixels(image)
+        x = images.to_tensor(array, self.source_spec).unsqueeze(0)
         outputs = [self.translate_tensor(x, seed=seed, sample=s).cpu()[0] for s in range(count)]
-        return Samples.of(*images.recombined(torch.stack(outputs), x, self.target_spec))
+        whole, spec = images.recombined(torch.stack(outputs), x, self.target_spec)
+        return Samples.of(whole, spec).without(images.valid_pixels(array))
 
     def pixels(self, image: Array | str | Path | Image.Image) -> Array:
         """What `__call__` takes, as (H, W, C) file values; a PIL image as its file would be read."""
         if isinstance(image, str | Path):
             spec = self.source_spec
-            return images.read_image(image, alpha=spec.alpha, page_axis=spec.page_axis, part=spec.part)
+            return images.read_image(
+                image, alpha=spec.alpha, page_axis=spec.page_axis, part=spec.part, nan="keep"
+            )
         if isinstance(image, Image.Image):
             return _pillow_pixels(image, self.source_spec.alpha)
         array = np.asarray(image)

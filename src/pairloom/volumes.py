@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,6 +19,7 @@ from pairloom.stacks.suffixes import stem_of, suffix_of
 from pairloom.stacks.writing import volume_suffix as suffix
 from pairloom.stacks.writing import write_volume
 from pairloom.translator import Samples, Translator
+from pairloom.validity import known_part
 
 __all__ = ["at_scale", "is_volume", "make_folder", "suffix", "translate_volume"]
 
@@ -62,11 +64,13 @@ def translate_volume(
     made: dict[str, Array] = {}
     for start in tqdm(range(0, count, batch_size), desc=file.name, unit="slice", disable=None, leave=False):
         numbers = range(start, min(start + batch_size, count))
-        x = torch.stack([images.to_tensor(_slice(file, spec, number), spec) for number in numbers])
-        outputs = [at_scale(translator, x, scale, seed=seed, sample=s).cpu() for s in range(samples)]
+        slices = [_slice(file, spec, number) for number in numbers]
+        x = torch.stack([images.to_tensor(array, spec) for array in slices])
+        valid = np.stack([images.valid_pixels(array) for array in slices])
+        outputs = [at_scale(translator, x, valid, scale, seed=seed, sample=s).cpu() for s in range(samples)]
         whole, of_file = images.recombined(torch.stack(outputs), x, translator.target_spec)
-        for number, of_one in zip(numbers, whole.unbind(1), strict=True):
-            for ending, plane in Samples.of(of_one, of_file).named():
+        for number, of_one, where in zip(numbers, whole.unbind(1), valid, strict=True):
+            for ending, plane in Samples.of(of_one, of_file).without(where).named():
                 if ending not in made:
                     made[ending] = stack.empty(plane.shape[2], plane.dtype)
                 stack.place(made[ending], part.axis, number, plane)
@@ -80,13 +84,14 @@ def translate_volume(
 
 
 def _slice(file: Path, spec: ImageSpec, number: int) -> Array:
-    return images.read_image(file, alpha=spec.alpha, page_axis=spec.page_axis, part=spec.part.of(number))
+    part = spec.part.of(number)
+    return images.read_image(file, alpha=spec.alpha, page_axis=spec.page_axis, part=part, nan="keep")
 
 
 def _limits(spec: ImageSpec, volume: Array) -> tuple[tuple[float, float], ...]:
     if volume.dtype.name == spec.dtype and volume.shape[4] == len(spec.low):
         return tuple(zip(spec.low, spec.high, strict=True))
-    return tuple((float(v.min()), float(np.max(v))) for v in np.moveaxis(volume, -1, 0))
+    return tuple((float(np.nanmin(v)), float(np.nanmax(v))) for v in np.moveaxis(volume, -1, 0))
 
 
 def make_folder(folder: Path) -> None:
@@ -101,8 +106,13 @@ def make_folder(folder: Path) -> None:
         raise ImageError(f"{folder}: cannot be made ({error.strerror}); choose another --out.") from error
 
 
-def at_scale(translator: Translator, x: Tensor, scale: str, *, seed: int, sample: int) -> Tensor:
-    """Outputs at the source's own size, translated there or at the scale of the training."""
+def at_scale(
+    translator: Translator, x: Tensor, valid: NDArray[np.bool_], scale: str, *, seed: int, sample: int
+) -> Tensor:
+    """Outputs at the source's own size, translated there or at the scale of the training.
+
+    Shapes: x (N, C, H, W); valid (N, H, W): where the sources are no NaN.
+    """
     height, width = x.shape[-2:]
     data = translator.config.data
     if scale == "native" or data.resize == "none":
@@ -112,5 +122,8 @@ def at_scale(translator: Translator, x: Tensor, scale: str, *, seed: int, sample
         ratio = min(side) / min(height, width)
         side = (max(round(height * ratio), 1), max(round(width * ratio), 1))
     resized = images.resize(x, side, labels=translator.source_spec.kind == "labels")
+    if not valid.all():
+        known = torch.from_numpy(valid)[:, None].float()
+        resized, _ = known_part(resized, images.resize(known, side, labels=False))
     y_hat = translator.translate_tensor(resized, seed=seed, sample=sample)
     return images.resize(y_hat, (height, width), labels=translator.target_spec.kind == "labels")

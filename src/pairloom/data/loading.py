@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pairloom.config import DataConfig
+from pairloom.data.masks import View
 from pairloom.data.pairs import DataError, Pair, PairSet, training_pairs
 from pairloom.data.views import Transform, training_view
 from pairloom.images import ImageError, ImageSpec
 
-Item = tuple[Tensor, Tensor] | ValueError
-"""A pair of tensors, or what is wrong with its files: raised in a worker, it would lose its sentence."""
+Item = View | ValueError
+"""A pair as tensors, or what is wrong with its files: raised in a worker, it would lose its sentence."""
 
 
 def training_batches(
@@ -40,7 +41,7 @@ def training_batches(
     stop: int,
     workers: int,
     transform: Transform | None = None,
-) -> Generator[tuple[Tensor, Tensor], None, None]:
+) -> Generator[View, None, None]:
     """Batches of the images j in [start, stop) of the whole training; they run across the ends of epochs.
 
     The k-th batch holds the images start + k * batch_size and following; the last one is smaller where
@@ -48,7 +49,8 @@ def training_batches(
     function of the image's number, as all that is random. No global random number generator is read or
     advanced.
 
-    Shapes: x (N, C, h, w) and y (N, C', h, w) with (h, w) = crop_size; float32, [-1, 1].
+    Shapes: x (N, C, h, w) and y (N, C', h, w) with (h, w) = crop_size, [-1, 1]; valid (N, 1, h, w), or None
+        where all pixels of the batch count; float32.
 
     Raises:
         DataError: There are no pairs, a pair does not suit its specs, a worker process died, or `transform`
@@ -77,7 +79,7 @@ def _check_sendable(transform: Transform) -> None:
 
 def _batches(
     dataset: TrainingImages, batch_size: int, start: int, stop: int, workers: int
-) -> Generator[tuple[Tensor, Tensor], None, None]:
+) -> Generator[View, None, None]:
     loader: DataLoader[Item] = DataLoader(
         dataset,
         batch_size=batch_size,
@@ -167,13 +169,21 @@ class TrainingImages(Dataset[Item]):
 
 
 def _collate(items: list[Item]) -> Item:
-    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    views: list[View] = []
     for item in items:
         if isinstance(item, ValueError):
             return item
-        for side, tensor in zip(sides, item, strict=True):
-            side.append(tensor)
-    return torch.stack(sides[0]), torch.stack(sides[1])
+        views.append(item)
+    return View(
+        torch.stack([view.x for view in views]), torch.stack([view.y for view in views]), _together(views)
+    )
+
+
+def _together(views: list[View]) -> Tensor | None:
+    """The maps of several views, of which some may be None."""
+    if all(view.valid is None for view in views):
+        return None
+    return torch.stack([torch.ones_like(v.y[:1]) if v.valid is None else v.valid for v in views])
 
 
 def _start_worker(_: int) -> None:

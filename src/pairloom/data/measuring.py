@@ -12,6 +12,7 @@ import numpy as np
 from pairloom import images
 from pairloom.config import DataConfig
 from pairloom.data.derive import as_photo, derivation
+from pairloom.data.masks import Counting, counting, mask_notes
 from pairloom.data.pairs import DataError, ImageRef, Pair, PairSet, evenly, training_pairs
 from pairloom.images import ImageError, ImageSpec
 from pairloom.palette import MAX_CLASSES, distinct_colours
@@ -46,14 +47,14 @@ def measure_specs(pairs: PairSet | Sequence[Pair], data: DataConfig) -> tuple[Im
     if derive is not None:
         photos = replace(data, target_kind="intensity")
         channels = 3 if derive.needs_colour else None
-        source, target = derive.specs(_measure([pair.target for pair in train], photos, "target", channels))
+        source, target = derive.specs(_measure(counting(train, "target"), photos, "target", channels))
         return replace(source, slice_axis=data.slice_axis), target
-    source = _measure([pair.source for pair in train], data, "source")
-    return source, _measure([pair.target for pair in train], data, "target")
+    source = _measure(counting(train, "source"), data, "source")
+    return source, _measure(counting(train, "target"), data, "target")
 
 
 def _measure(
-    refs: Sequence[ImageRef],
+    refs: Sequence[Counting],
     data: DataConfig,
     side: Literal["source", "target"],
     channels: int | None = None,
@@ -95,7 +96,7 @@ def _measure(
         )
     except ImageError as error:
         raise DataError(f"The {side} images (data.{side}_*): {error}") from error
-    part = refs[0].part
+    part = refs[0].ref.part
     names_of_channels = images.channel_names(refs[0].path, part) if spec.kind != "labels" else ()
     spec = replace(
         spec,
@@ -111,11 +112,11 @@ def _measure(
     return spec
 
 
-def _first_lossy(refs: Sequence[ImageRef]) -> ImageRef | None:
+def _first_lossy(refs: Sequence[Counting]) -> Counting | None:
     return next((ref for ref in evenly(refs, NOTED_IMAGES) if not images.is_lossless(ref.path)), None)
 
 
-def _check_palette(path: str, refs: Sequence[ImageRef], spec: ImageSpec, side: str) -> None:
+def _check_palette(path: str, refs: Sequence[Counting], spec: ImageSpec, side: str) -> None:
     distance = _mean_of(images.palette_distance, refs, spec)
     if distance > PALETTE_DISTANCE * WHITE[spec.dtype] * math.sqrt(spec.channels):
         raise DataError(
@@ -145,7 +146,7 @@ def measure_losses(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: I
     """
     losses = []
     for side, spec in _read_sides(pairs, source_spec, target_spec):
-        refs: list[ImageRef] = [getattr(pair, side) for pair in pairs]
+        refs = counting(pairs, side)
         if spec.kind == "labels":
             lost = _mean_of(images.palette_distance, refs, spec)
             sentence = f"The {side}'s pixels lie {lost:.4g} file values on average from their palette colour"
@@ -167,7 +168,7 @@ def measure_losses(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: I
 
 def _read_sides(
     pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec
-) -> list[tuple[str, ImageSpec]]:
+) -> list[tuple[Literal["source", "target"], ImageSpec]]:
     """The sides that are files: both, or of a single photo the one that it is the target."""
     single = any(pair.source == pair.target for pair in pairs)
     return [("target", target_spec)] if single else [("source", source_spec), ("target", target_spec)]
@@ -199,19 +200,20 @@ def _is_flattened(ref: ImageRef, spec: ImageSpec) -> bool:
 
 
 def spec_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec) -> list[str]:
-    """What the files lose as they become tensors: the sentences of `alpha_notes` and `measure_losses`.
+    """What the files lose as they become tensors: sentences of `alpha_notes`, `measure_losses`, `mask_notes`.
 
     Raises:
-        DataError: A file does not suit its spec.
+        DataError: A file does not suit its spec, or a mask its pair.
         ImageError: A file cannot be read.
     """
     return [
         *alpha_notes(pairs, source_spec, target_spec),
         *(loss.sentence for loss in measure_losses(pairs, source_spec, target_spec)),
+        *mask_notes(pairs, source_spec, target_spec),
     ]
 
 
-def _mean_of(figure: Callable[[Array, ImageSpec], float], refs: Sequence[ImageRef], spec: ImageSpec) -> float:
+def _mean_of(figure: Callable[[Array, ImageSpec], float], refs: Sequence[Counting], spec: ImageSpec) -> float:
     figures = []
     for ref in evenly(refs, NOTED_IMAGES):
         array = ref.read(spec)
@@ -222,14 +224,14 @@ def _mean_of(figure: Callable[[Array, ImageSpec], float], refs: Sequence[ImageRe
     return float(np.mean(figures))
 
 
-def _alike(refs: Sequence[ImageRef], data: DataConfig, channels: int | None) -> Iterator[Array]:
+def _alike(refs: Sequence[Counting], data: DataConfig, channels: int | None) -> Iterator[Array]:
     """Read one after the other; all must have the channels and the type of the first.
 
     Of photos that pairs are derived from, grey ones count as RGB: if `channels` is 3, or one of them is.
     """
     if data.derive != "none" and channels is None:
         channels = 3 if any(ref.read(data).shape[2] == 3 for ref in refs) else 1
-    first: tuple[ImageRef, str] | None = None
+    first: tuple[Counting, str] | None = None
     for ref in refs:
         array = as_photo(ref.read(data), channels or 1)
         found = ref, described(array.shape[2], array.dtype.name)
@@ -245,7 +247,7 @@ def _alike(refs: Sequence[ImageRef], data: DataConfig, channels: int | None) -> 
 
 
 def _colours(
-    refs: Sequence[ImageRef], data: DataConfig, *, at_most: int, lossless: bool
+    refs: Sequence[Counting], data: DataConfig, *, at_most: int, lossless: bool
 ) -> set[tuple[int, ...]] | None:
     """All colours of the files; None when there are too many, or a file that must be lossless is not."""
     colours: set[tuple[int, ...]] = set()

@@ -52,7 +52,7 @@ class ImageRef:
         return array[:, : width // 2] if self.half == "left" else array[:, width // 2 :]
 
     def read(self, how: ImageSpec | DataConfig | None = None) -> Array:
-        """The pixels, in file values.
+        """The pixels, in file values; NaN of a float image is a pixel that counts for nothing.
 
         Shapes: (H, W, C).
 
@@ -69,16 +69,17 @@ class ImageRef:
 
 def _read_file(path: Path, how: ImageSpec | DataConfig | None, part: Part) -> Array:
     if how is None:
-        return images.read_image(path, part=part)
+        return images.read_image(path, part=part, nan="keep")
     pages = how.pages if isinstance(how, DataConfig) else how.page_axis
-    return images.read_image(path, alpha=how.alpha, page_axis=pages, part=part)
+    return images.read_image(path, alpha=how.alpha, page_axis=pages, part=part, nan="keep")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A source and its target. `name` is the relative path without extension, unique within its split.
 
-    Of a pair that is derived from a single photo, both are that photo; `hole` is a mask of its own.
+    Of a pair that is derived from a single photo, both are that photo; `hole` is a mask of its own. `mask` is
+    of the pixels that count (`masks`).
     """
 
     name: str
@@ -87,6 +88,7 @@ class Pair:
     split: str
     group: str
     hole: ImageRef | None = None
+    mask: ImageRef | None = None
 
     def read(
         self, source: ImageSpec | DataConfig | None = None, target: ImageSpec | DataConfig | None = None
@@ -147,7 +149,18 @@ def read_pair(
         DataError: The files do not suit their specs, or differ in size where they must not.
         ImageError: A file cannot be read.
     """
-    source, target = pair.read(source_spec, target_spec)
+    return pair_tensors(pair, *pair.read(source_spec, target_spec), source_spec, target_spec, data)
+
+
+def pair_tensors(
+    pair: Pair,
+    source: Array,
+    target: Array,
+    source_spec: ImageSpec,
+    target_spec: ImageSpec,
+    data: DataConfig,
+) -> tuple[Tensor, Tensor]:
+    """The tensors of `read_pair`, from file values."""
     x, y = as_tensor(source, source_spec, pair.source), as_tensor(target, target_spec, pair.target)
     if data.resize != "stretch" and x.shape[1:] != y.shape[1:]:
         raise DataError(
@@ -180,7 +193,7 @@ def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
     sizes: dict[Path, int] = {}  # the slices of a volume have one file
     for pair in pairs.pairs if isinstance(pairs, PairSet) else pairs:
         parts = [pair.name, pair.split]
-        for ref in filter(None, (pair.source, pair.target, pair.hole)):
+        for ref in filter(None, (pair.source, pair.target, pair.hole, pair.mask)):
             try:
                 size = (
                     sizes[ref.path] if ref.path in sizes else sizes.setdefault(ref.path, bytes_of(ref.path))

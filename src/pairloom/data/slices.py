@@ -91,9 +91,23 @@ def _slices(pair: Pair, data: DataConfig) -> list[Pair]:
             name=f"{pair.name}/{name}",
             source=_at(pair.source, number),
             target=_at(pair.target, number),
+            mask=_mask_at(pair, axis, number, counts[0]),
         )
         for number, name in enumerate(names)
     ]
+
+
+def _mask_at(pair: Pair, axis: str, number: int, count: int) -> ImageRef | None:
+    """The same slice of a mask that is a volume; a flat one holds for every slice."""
+    if pair.mask is None or not is_stack(pair.mask.path, axis):
+        return pair.mask
+    part = Part(axis=axis)
+    slices = open_stack(pair.mask.path, part).count(axis)
+    if slices not in (1, count):
+        raise DataError(
+            f"{pair.mask.path} has {slices} slices and {pair.source.path} {count}; they must match."
+        )
+    return replace(pair.mask, part=part.of(number if slices > 1 else 0))
 
 
 def _at(ref: ImageRef, number: int) -> ImageRef:
