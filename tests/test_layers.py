@@ -31,7 +31,8 @@ GROUND = {
     "noise": set(),
     "layers": {"noise"},
     "resnet": {"layers"},
-    "networks": {"config", "layers", "resnet"},
+    "small_maps": set(),
+    "networks": {"config", "layers", "resnet", "small_maps"},
     "losses": {"networks"},
     "evaluation.metrics": set(),
 }
