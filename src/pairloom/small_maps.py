@@ -86,7 +86,7 @@ class _Strided(torch.autograd.Function):
 
 
 class _Transposed(torch.autograd.Function):
-    """y (4, M, O) = patches (4, M, 4 C) times weight (4, 4 C, O): a product for each parity of an output pixel.
+    """y (4, M, O) = patches (4, M, 4 C) times weight (4, 4 C, O): one product a parity of output pixels.
 
     Each parity sees 2x2 inputs, of a 1x1 map only the one.
     """
