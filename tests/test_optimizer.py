@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import product
 
 import pytest
@@ -46,7 +47,7 @@ def test_its_state_is_that_of_torch_and_back() -> None:
         (a, first), (b, second) = made(one), made(other)
         a.grad = gradient
         first.step()
-        second.load_state_dict(first.state_dict())
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
         b.data.copy_(a.data)
         a.grad, b.grad = 2 * gradient, 2 * gradient
         first.step()
