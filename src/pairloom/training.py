@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
 
 from pairloom import checkpoint as checkpoints
 from pairloom import losses, validity
 from pairloom.config import Config, ObjectiveConfig
 from pairloom.networks import Discriminator, Generator, build_discriminator, build_generator
+from pairloom.optimizer import Adam
 
 # ------------------------------------------------------------------------------------------------------------
 # The state
@@ -100,7 +100,7 @@ def _place(net: Net, device: torch.device) -> Net:
 def _adam(net: torch.nn.Module, config: Config) -> Adam:
     training = config.training
     betas = (training.beta1, training.beta2)
-    return Adam(net.parameters(), lr=training.learning_rate, betas=betas, fused=True)
+    return Adam(net.parameters(), lr=training.learning_rate, betas=betas)
 
 
 # ------------------------------------------------------------------------------------------------------------
