@@ -12,6 +12,7 @@ from torch import Tensor
 from pairloom import config as configs
 from pairloom import images
 from pairloom.images import Array, ImageError
+from pairloom.onnx_generator import OnnxGenerator
 from pairloom.translator import Samples, Translator
 
 
@@ -62,6 +63,8 @@ def scale_hint(translator: Translator, file: Path) -> str | None:
         shape = images.image_shape(file)
     except ImageError:  # it will be reported when its turn comes
         return None
+    if isinstance(translator.generator, OnnxGenerator) and (hint := translator.generator.size_hint(*shape)):
+        return hint
     ratio = max(a / b for a, b in zip(shape, crop, strict=True))
     if data.resize == "shorter":
         ratio = min(shape) / min(crop)
