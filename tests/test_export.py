@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 import pairloom
@@ -146,7 +148,7 @@ def test_the_graph_has_the_generators_numbers(options: dict[str, Any], half: boo
         key = noise.key(seed) if translator.semantics.dropout else None
         expected = translator.generator(x, key)
         given = [entry.values(key, 16, 24) for entry in written.noise]
-        assert largest(written(x, *given), expected) < (0.02 if half else 1e-5)
+        assert largest(written(x, *given), expected) < (0.02 if half else CLOSE)
     has_z = translator.semantics.dropout and translator.config.generator.noise != "none"
     assert bool(written.noise) == has_z
 
@@ -318,15 +320,19 @@ def test_a_graph_with_other_norms_is_not_written(
     assert [p.name for p in tmp_path.iterdir()] == ["generator.safetensors"]
 
 
-def test_batch_statistics_left_to_the_exporter_are_found(
+def test_images_that_depend_on_their_neighbours_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the exporter writes for them is wrong, and it says nothing."""
-    pytest.importorskip("onnxruntime")
+    """A batch's statistics are an image's own where it is alone: the second input is not."""
+
+    def batch_norm(self: ImageNorm, x: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, self.weight, self.bias, training=True)  # type: ignore[arg-type]
+
     weights = saved(tmp_path, model(noise="none"))
-    monkeypatch.setattr(graph, "_write_norm", lambda layer: None)
-    with pytest.raises(ExportError, match="not written"):
-        export_model(weights, tmp_path / "m.onnx", format="onnx")
+    monkeypatch.setattr(ImageNorm, "forward", batch_norm)
+    found = r"not written.*1 of 24x24: largest difference \de-0[678].*2 of 28x24: largest difference 0\.\d"
+    with pytest.raises(ExportError, match=found):
+        export_model(weights, tmp_path / "m.pt2", format="pt2", dynamic=True)
 
 
 def test_an_earlier_file_stands_when_an_export_fails(tmp_path: Path) -> None:
@@ -371,20 +377,23 @@ def test_openvino_runs_the_same_file(unet: Pair) -> None:
 
 def test_the_commands_take_an_export(tiny_run: Path, tiny_data: Path, tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("onnxruntime")
-    file = tmp_path / "tiny.onnx"
-    main(["export", str(tiny_run), "--out", str(file), "--format", "onnx", "--dynamic"])
+    file, images = tmp_path / "tiny.onnx", str(tiny_data / "test")
+    main(["export", str(tiny_run), "--out", str(file), "--format", "onnx"])
     assert capsys.readouterr().out.splitlines()[-1] == str(file)
-    images = str(tiny_data / "test")
     for which, place in ((tiny_run, "torch"), (file, "onnx")):
-        main(["translate", str(which), images, "--out", str(tmp_path / place), "--samples", "2"])
-        main(["evaluate", str(which), str(tiny_data), "--out", str(tmp_path / f"{place}-evaluation")])
+        scale = ["--scale", "training", "--samples", "2"]
+        main(["translate", str(which), images, "--out", str(tmp_path / place), *scale])
+        evaluation = ["--out", str(tmp_path / f"{place}-evaluation")]
+        sections = ["--no-sections"] if which == tiny_run else []
+        main(["evaluate", str(which), str(tiny_data), *evaluation, *sections])
     names = sorted(p.name for p in (tmp_path / "torch").iterdir())
     assert sorted(p.name for p in (tmp_path / "onnx").iterdir()) == names and len(names) == 8
     a, b = (
         json.loads((tmp_path / f"{place}-evaluation/summary.json").read_text()) for place in ("torch", "onnx")
     )
     assert b["metrics"]["model"]["L1"] == pytest.approx(a["metrics"]["model"]["L1"], abs=1e-4)
-    assert sorted(a["sections"]) == sorted(b["sections"])
+    assert "noise" in b["sections"]
+    capsys.readouterr()
     said = refused(capsys, "export", file, "--out", tmp_path / "x.onnx", "--format", "onnx")
     assert "is an export already" in said
     with pytest.raises(CheckpointError, match="cannot be trained"):
@@ -455,6 +464,7 @@ def damaged(whole: Path, folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def test_bad_files_are_one_sentence_each(unet: Pair, tmp_path: Path, capsys: Any) -> None:
+    Image.fromarray(picture(8, 8)).save(tmp_path / "image.png")
     for file, says in damaged(unet.file, tmp_path):
         said = refused(capsys, "translate", file, tmp_path, "--out", tmp_path / "out")
         assert file.name in said and says in said

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from pairloom import checkpoint as checkpoints
 from pairloom import noise
@@ -291,13 +292,14 @@ def _program(graph: Graph, model: Translator, written: Written) -> ExportedProgr
             return {2: factor * rows, 3: factor * columns} if factor > 1 else {2: rows, 3: columns}
 
         sides = {0: Dim("batch"), 2: stride * rows, 3: stride * columns}
-        shapes = (sides, tuple(times(entry.stride) for entry in written.noise))
+        shapes = (sides, *[tuple(times(entry.stride) for entry in written.noise)] * bool(written.noise))
     x = torch.zeros(batch, channels, height, width)
     given = [torch.zeros(entry.shape(height, width)) for entry in written.noise]
     with _quiet(), torch.no_grad():
         program = torch.export.export(graph, (x, *given), dynamic_shapes=shapes)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names folders of this machine
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # names folders of this machine
     return program
 
 

@@ -161,8 +161,8 @@ class OnnxGenerator(nn.Module):
         if size is None or (height, width) == size:
             return None
         return (
-            f"Note: {self.saved.file} was exported for {size[1]}x{size[0]} pixels; smaller images are extended "
-            "by reflection and cropped back, which changes each image's own statistics."
+            f"Note: {self.saved.file} was exported for {size[1]}x{size[0]} pixels; smaller images are "
+            "extended by reflection and cropped back, which changes each image's own statistics."
         )
 
     def forward(self, x: Tensor, key: int | None = None) -> Tensor:
