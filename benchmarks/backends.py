@@ -2,8 +2,8 @@
 
     python benchmarks/backends.py [--size 256] [--widths 64 32] [--batches 1 16] [--rounds 7]
 
-Every back end translates the same noise in turn, A B C A B C ..., in one process; ratios are to torch's time in
-the same round, and the median over the rounds is given. Dropout is off, so that the time is the network's.
+Every back end translates the same noise in turn, A B C A B C ..., in one process; ratios are to torch's time
+in the same round, and the median over the rounds is given. Dropout is off, so that the time is the network's.
 Peak memory is that of a process of its own for each, which loads the model and translates twice; the one that
 only imports torch is given beside. Weights are random: they change neither. The result goes to
 benchmarks/results/, a file for each kind of machine.
