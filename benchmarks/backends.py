@@ -1,6 +1,6 @@
 """A translation by U-Net-256 on each back end, against eager fp32 torch in the same run.
 
-    python benchmarks/backends.py [--size 256] [--widths 64 32] [--batches 1 16] [--rounds 7]
+    python benchmarks/backends.py [--size 256] [--widths 64 32] [--batches 1 16] [--rounds 7] [--threads 2]
 
 Every back end translates the same noise in turn, A B C A B C ..., in one process; ratios are to torch's time
 in the same round, and the median over the rounds is given. Dropout is off, so that the time is the network's.
@@ -102,6 +102,7 @@ def noise(batch: int, size: int) -> Tensor:
 def memory_of(name: str, folder: Path, batch: int, size: int) -> float:
     """Peak memory in MB of a process that translates twice."""
     command = [sys.executable, __file__, "--size", str(size), "--batches", str(batch)]
+    command += ["--threads", str(torch.get_num_threads())]
     done = subprocess.run(
         [*command, "--only", name, "--folder", str(folder)], check=True, capture_output=True, text=True
     )
@@ -151,10 +152,12 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 32])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", choices=[*BACKENDS, "nothing"], help="print the peak memory of one")
     parser.add_argument("--folder", type=Path, help="of --only: where the models are")
     arguments = parser.parse_args()
     size = arguments.size
+    torch.set_num_threads(arguments.threads)
 
     if arguments.only:
         if arguments.only != "nothing":

@@ -37,8 +37,8 @@ Format: TypeAlias = Literal["onnx", "pt2", "safetensors"]
 FORMATS: tuple[Format, ...] = ("onnx", "pt2", "safetensors")
 TOLERANCE = 1e-4
 """Largest difference of a pixel, on [-1, 1], that a float32 export may have: 0.013 grey levels of 255."""
-HALF_TOLERANCE = 0.05
-"""The same of a half-precision export: 6 grey levels, at the worst pixel."""
+HALF_TOLERANCE = 0.01
+"""The same of a half-precision export: 1.3 grey levels, at the worst pixel."""
 LARGEST_ONNX = 2**31 - 2**20
 """Bytes that protobuf holds, and some for the graph."""
 NEEDED = ("onnx", "onnxscript", "onnxruntime")

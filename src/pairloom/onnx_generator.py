@@ -73,8 +73,13 @@ class Written:
             half=bool(values["half"]),
             noise=tuple(NoiseInput(**entry) for entry in values["noise"]),
         )
-        if min(found.stride, found.least_side, *(entry.stride for entry in found.noise)) < 1:
-            raise ValueError("a stride below 1")
+        numbers = [found.stride, found.least_side, *(found.size or ())]
+        for entry in found.noise:
+            numbers += [entry.stride, entry.channels, entry.layer + 1]
+            if entry.kind not in ("dropout", "gaussian") or not 0 <= entry.rate < 1:
+                raise ValueError(f"noise {entry.name!r} of kind {entry.kind!r}, rate {entry.rate}")
+        if not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise ValueError("a size below 1")
         return found
 
 
