@@ -73,7 +73,7 @@ def translate(
         scale: native: at the images' own pixels; training: resized as the training pairs were, and back.
         norm_stats: Instead of what the weights say: whose statistics batch norm uses.
         dropout: Instead of what the weights say: is the noise on?
-        device: auto, cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1, mps; of an .onnx file also openvino, openvino:bf16.
     """
     from tqdm import tqdm
 

@@ -13,6 +13,7 @@ import torch
 from pairloom import config as configs
 from pairloom import images, volumes
 from pairloom.images import Array, ImageError
+from pairloom.onnx_generator import OnnxGenerator
 from pairloom.stacks.dicom import files_of
 from pairloom.stacks.suffixes import stem_of, suffix_of
 from pairloom.translator import Samples, Translator
@@ -74,6 +75,8 @@ def scale_hint(translator: Translator, file: Path) -> str | None:
         shape = images.image_shape(file, translator.source_spec.part)
     except ImageError:  # it will be reported when its turn comes
         return None
+    if isinstance(translator.generator, OnnxGenerator) and (hint := translator.generator.size_hint(*shape)):
+        return hint
     ratio = max(a / b for a, b in zip(shape, crop, strict=True))
     if data.resize == "shorter":
         ratio = min(shape) / min(crop)

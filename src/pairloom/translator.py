@@ -20,6 +20,7 @@ from pairloom.config import Config
 from pairloom.devices import pick_device
 from pairloom.images import Array, ImageError, ImageSpec
 from pairloom.networks import Generator, NormStats, build_generator
+from pairloom.onnx_generator import SUFFIX, OnnxGenerator
 from pairloom.pixels import Alpha, leave_out, over_white
 
 
@@ -95,7 +96,7 @@ class Translator:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: Generator | OnnxGenerator,
         source_spec: ImageSpec,
         target_spec: ImageSpec,
         config: Config,
@@ -103,11 +104,13 @@ class Translator:
         semantics: Semantics | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> None:
-        self.generator = generator.eval()
+        self.generator: Generator | OnnxGenerator = generator.eval()
         self.source_spec, self.target_spec, self.config = source_spec, target_spec, config
         self.semantics = semantics or Semantics.as_trained(config)
         self.provenance = provenance or {}
-        self.device = next(generator.parameters()).device
+        self.device: torch.device = (
+            generator.device if isinstance(generator, OnnxGenerator) else next(generator.parameters()).device
+        )
         generator.set_norm_stats(self.semantics.norm_stats)
 
     @classmethod
@@ -120,20 +123,28 @@ class Translator:
         norm_stats: NormStats | None = None,
         dropout: bool | None = None,
     ) -> Translator:
-        """From a run directory, a generator.safetensors, one of its checkpoints, or hf://owner/name.
+        """From a run directory, a generator.safetensors, a checkpoint, an exported .onnx, or hf://owner/name.
 
         Args:
             path: Where the model is.
             checkpoint: Of a run directory: the last step, or the one with the best validation.
-            device: auto, cpu, cuda, cuda:1, mps.
-            norm_stats: Instead of the saved choice.
-            dropout: Instead of the saved choice.
+            device: auto, cpu, cuda, cuda:1, mps; of an .onnx file: auto or cpu (onnxruntime), openvino,
+                openvino:bf16.
+            norm_stats: Instead of the saved choice; of an .onnx file only what was written.
+            dropout: Instead of the saved choice; of an .onnx file on only if it was written with its noise.
 
         Raises:
             CheckpointError: No model there, a damaged file, or one from somewhere else.
             DeviceError: No such device.
         """
-        saved = checkpoints.find_network(hub.resolve(path), "generator", checkpoint)
+        found = hub.resolve(path)
+        if found.suffix.lower() == ".pt2":
+            raise CheckpointError(
+                f"{path}: is for other programs, as loading a .pt2 file may run what it holds; give the run "
+                "directory, or export it as .onnx."
+            )
+        exported = OnnxGenerator.load(found, device) if found.suffix.lower() == SUFFIX else None
+        saved = exported.saved if exported else checkpoints.find_network(found, "generator", checkpoint)
         if saved is None:
             raise CheckpointError(
                 f"{path}: holds no trained model; give a run directory or a generator.safetensors."
@@ -145,14 +156,18 @@ class Translator:
             semantics = Semantics(**described["semantics"])
         except (KeyError, TypeError, AttributeError, ImageError) as error:
             raise saved.incomplete(error) from error
-        generator = build_generator(config.generator)
-        checkpoints.fill(generator, saved.weights, saved.file)
+        if exported is None:
+            net = build_generator(config.generator)
+            checkpoints.fill(net, saved.weights, saved.file)
+            net.requires_grad_(False).to(pick_device(device))
+        elif dropout:
+            exported.check_dropout()
         if norm_stats is not None:
             semantics = replace(semantics, norm_stats=norm_stats)
         if dropout is not None:
             semantics = replace(semantics, dropout=dropout)
         return cls(
-            generator.requires_grad_(False).to(pick_device(device)),
+            exported or net,
             source_spec,
             target_spec,
             config,
