@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import PurePath
 
 SUFFIXES = frozenset({".nii", ".nii.gz", ".npz", ".dcm", ".dicom", ".zarr"})
@@ -11,11 +12,12 @@ _DOUBLE = (".nii.gz", ".ome.tif", ".ome.tiff", ".ome.zarr")
 
 def suffix_of(path: str | PurePath) -> str:
     """As written, with both parts of `.nii.gz`, `.ome.tif`, `.ome.tiff` and `.ome.zarr`."""
-    name = PurePath(path).name
-    for double in _DOUBLE:
-        if name.lower().endswith(double) and len(name) > len(double):
-            return name[-len(double) :]
-    return PurePath(name).suffix
+    name = os.path.basename(os.fspath(path))  # strings: a hundred thousand are asked for
+    if name.lower().endswith(_DOUBLE):
+        for double in _DOUBLE:
+            if name.lower().endswith(double) and len(name) > len(double):
+                return name[-len(double) :]
+    return os.path.splitext(name)[1]
 
 
 def stem_of(path: str) -> str:
