@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from pairloom import config as configs
-from pairloom import images
+from pairloom import containers, images, large
 from pairloom.images import Array, ImageError
+from pairloom.memory import whole_image_bytes
 from pairloom.translator import Samples, Translator
+from pairloom.windows import GIB, is_zarr
 
 
 def find_images(
@@ -29,7 +31,7 @@ def find_images(
     """
     found: list[tuple[Path, Path]] = []
     for given in map(Path, inputs):
-        if given.is_dir():
+        if given.is_dir() and not is_zarr(given):
             inside = [given / name for name in sorted(_names(given, besides))]
             if not inside:
                 kinds = " ".join(sorted(images.SUFFIXES))
@@ -50,7 +52,9 @@ def _names(folder: Path, besides: str | Path | None) -> Iterator[Path]:
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)
         left_out = whole in out.parents and (whole / name).is_relative_to(out)
-        if not hidden and not left_out and path.suffix.lower() in images.SUFFIXES and path.is_file():
+        in_zarr = any(part.lower().endswith(".zarr") for part in name.parts[:-1])
+        is_image = path.suffix.lower() in images.SUFFIXES and path.is_file()
+        if not hidden and not left_out and not in_zarr and (is_image or is_zarr(path)):
             yield name
 
 
@@ -82,12 +86,17 @@ def translate_files(
     samples: int = 1,
     batch_size: int = 1,
     scale: Literal["native", "training"] = "native",
+    memory_bytes: int = 2 * GIB,
+    statistics: large.Statistics = "auto",
+    progress: large.Progress | None = None,
+    say: large.Say | None = None,
 ) -> Iterator[Path]:
     """Translate files and folders into `out`, yielding each file as it is written.
 
     Size and name follow the source; dtype, range and channels the target. A container that cannot hold that
     losslessly is replaced: PNG, else TIFF. With several samples, NAME-1, NAME-2, ..., NAME-mean, and
-    NAME-spread, a float32 TIFF (see `Samples`). A file that cannot be read does not stop the others.
+    NAME-spread, a float32 TIFF (see `Samples`). A file that cannot be read does not stop the others. Images
+    that would take more memory in one piece go by tiles into a TIFF or OME-Zarr (see `large`).
 
     Args:
         translator: The model.
@@ -97,46 +106,76 @@ def translate_files(
         samples: Translations of each image.
         batch_size: Images of one size translated together.
         scale: native, at the image's own pixels; training, resized as the training pairs were and back again.
+        memory_bytes: Above what the model takes.
+        statistics: Of images that go by tiles: see `tiling.translate_tiled`.
+        progress: Called after each tile of such an image.
+        say: Called with what is to be said of such an image.
 
     Raises:
-        ValueError: samples or batch_size is below 1.
+        ValueError: samples, batch_size or the memory is below 1, or below what a tile takes.
         ImageError: Before the first: two results would have one name, or one the name of a file that is there
             already, in a folder that images are read from. After all others are done: which files could not
             be translated and why, a line each.
     """
-    for name, value in (("samples", samples), ("batch_size", batch_size)):
+    for what, value in (("samples", samples), ("batch_size", batch_size), ("memory", memory_bytes)):
         if value < 1:
-            raise ValueError(f"{name} is {value}; it must be 1 or more.")
+            raise ValueError(f"{what} is {value}; it must be 1 or more.")
     out = Path(out)
     spec = translator.target_spec
-    work = [
-        (file, out / name.with_suffix(images.output_suffix(name.suffix, spec)))
-        for file, name in find_images(inputs, besides=out)
-    ]
+    work: list[tuple[Path, Path]] = []
+    by_tiles: set[Path] = set()
+    for file, name in find_images(inputs, besides=out):
+        if large.goes_by_tiles(translator, file, memory_bytes=memory_bytes, samples=samples):
+            by_tiles.add(file)
+            work.append((file, out / containers.result_name(name)))
+        else:
+            work.append((file, out / name.with_suffix(images.output_suffix(name.suffix, spec))))
     _refuse_collisions(work, samples)
     faults: list[str] = []
-    waiting: list[tuple[Array, Path]] = []
+    waiting: list[tuple[Array, Path, containers.Kept]] = []
 
     def flush() -> Iterator[Path]:
         if waiting:
-            x = torch.stack([images.to_tensor(array, translator.source_spec) for array, _ in waiting])
+            x = torch.stack([images.to_tensor(array, translator.source_spec) for array, *_ in waiting])
             outputs = [_at_scale(translator, x, scale, seed=seed, sample=s).cpu() for s in range(samples)]
             whole, of_file = images.recombined(torch.stack(outputs), x, spec)
-            for (_, path), of_one in zip(waiting, whole.unbind(1), strict=True):
+            for (_, path, kept), of_one in zip(waiting, whole.unbind(1), strict=True):
                 for ending, array in Samples.of(of_one, of_file).named():
-                    yield _write(_result(path, ending), array)
+                    yield _write(_result(path, ending), array, kept, labels=of_file.kind == "labels")
             waiting.clear()
+
+    def translate_by_tiles(file: Path, path: Path) -> Iterator[Path]:
+        if scale == "training" and translator.config.data.resize != "none":
+            raise ImageError(
+                f"{file}: is too large to be translated in one piece, and tiles are translated at the image's"
+                " own pixels; leave out --scale training, or give more --memory."
+            )
+        yield from large.translate_samples(
+            translator,
+            file,
+            [_result(path, ending) for ending in _endings(samples)],
+            memory_bytes=memory_bytes,
+            statistics=statistics,
+            seed=seed,
+            progress=progress,
+            say=say,
+        )
 
     for file, path in work:
         try:
+            if file in by_tiles:
+                yield from flush()
+                yield from translate_by_tiles(file, path)
+                continue
             array = translator.pixels(file)
             images.to_tensor(array[:1, :1], translator.source_spec)  # the right dtype and channels?
         except ImageError as error:
             faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
             continue
-        if waiting and (len(waiting) == batch_size or waiting[0][0].shape != array.shape):
+        fit = memory_bytes // whole_image_bytes(translator, *array.shape[:2], samples=samples)
+        if waiting and (len(waiting) >= min(batch_size, fit) or waiting[0][0].shape != array.shape):
             yield from flush()
-        waiting.append((array, path))
+        waiting.append((array, path, containers.kept_of(file)))
     yield from flush()
     if faults:
         if len(work) > 1:
@@ -161,12 +200,18 @@ def _at_scale(translator: Translator, x: Tensor, scale: str, *, seed: int, sampl
 
 def _result(path: Path, ending: str) -> Path:
     """Where a result goes; a spread is a float32 TIFF whatever holds the image itself."""
-    return path.with_name(f"{path.stem}{ending}{'.tif' if ending == '-spread' else path.suffix}")
+    stem, dot, ome = path.stem.rpartition(".") if path.stem.lower().endswith(".ome") else (path.stem, "", "")
+    return path.with_name(f"{stem}{ending}{dot}{ome}{'.tif' if ending == '-spread' else path.suffix}")
+
+
+def _endings(samples: int) -> list[str]:
+    """What follows the names of an image's results."""
+    return [""] if samples == 1 else [*(f"-{s + 1}" for s in range(samples)), "-mean", "-spread"]
 
 
 def _refuse_collisions(work: list[tuple[Path, Path]], samples: int) -> None:
     """Raise an ImageError if a result would replace another one, or anything in a folder with sources."""
-    endings = [""] if samples == 1 else [*(f"-{s + 1}" for s in range(samples)), "-mean", "-spread"]
+    endings = _endings(samples)
     folders = {file.parent.resolve() for file, _ in work}
     first: dict[Path, Path] = {}
     for file, path in work:
@@ -184,12 +229,10 @@ def _refuse_collisions(work: list[tuple[Path, Path]], samples: int) -> None:
                 )
 
 
-def _write(path: Path, array: Array) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(
-            f"{path.parent}: cannot be made ({error.strerror}); choose another --out."
-        ) from error
-    images.write_image(path, array)
+def _write(path: Path, array: Array, kept: containers.Kept, *, labels: bool) -> Path:
+    containers.make_folder(path.parent)
+    if kept == containers.Kept() or path.suffix.lower() not in (".tif", ".tiff"):
+        images.write_image(path, array)
+    else:
+        containers.write_array(path, array, kept, labels=labels)
     return path
