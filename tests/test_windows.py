@@ -338,6 +338,6 @@ def test_what_is_wrong_anywhere_is_wrong_here(tmp_path):
         open_windows(tmp_path / "int32.tif", spec())
     with pytest.raises(ImageError, match=r"gone\.tif: there is no such file"):
         open_windows(tmp_path / "gone.tif", spec())
+    (tmp_path / "text.tif").write_text("text")
     with pytest.raises(ImageError, match=r"text\.tif: is not an image in a known format"):
-        (tmp_path / "text.tif").write_text("text")
         open_windows(tmp_path / "text.tif", spec())

@@ -287,5 +287,5 @@ def _tiles(level: Canvas, count: Callable[[], None], *, pages: bool) -> Iterator
     for channel in range(channels) if pages else [slice(None)]:
         for window in windows(height, width, TILE):
             tile = level.read(*window)[..., channel]
+            count()  # before it is taken: nobody comes back after the last one
             yield tile[..., 0] if channels == 1 else tile
-            count()

@@ -50,12 +50,25 @@ def activation_bytes_per_pixel(translator: Translator) -> float:
 
 
 def _peak_bytes(net: nn.Module, shape: tuple[int, ...], key: int | None) -> int:
-    weights = {name: tensor.to("meta") for name, tensor in net.state_dict().items()}
+    unheard = _Unheard(net)
+    weights = {name: tensor.to("meta") for name, tensor in unheard.state_dict().items()}
     x = torch.empty(shape, device="meta")
     living = _Living()
     with torch.inference_mode(), living:
-        functional_call(net, weights, (x, key))
+        functional_call(unheard, weights, (x, key))
     return int(living.peak_bytes)
+
+
+class _Unheard(nn.Module):
+    """A network without the hooks that somebody put on it: this is no translation."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, key: int | None) -> Tensor:
+        y_hat: Tensor = self.net.forward(x, key)
+        return y_hat
 
 
 class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]

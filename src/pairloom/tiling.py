@@ -36,7 +36,7 @@ def plan_tiles(translator: Translator, size: tuple[int, int], memory_bytes: int)
     """Plan."""
     stride = translator.generator.stride
     side = int((memory_bytes / 1000) ** 0.5) // stride * stride
-    if side < stride:
+    if side < 64:
         raise ValueError(f"memory is {memory_bytes} bytes, less than a tile needs; give more memory.")
     return TilePlan(side)
 
