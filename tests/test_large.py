@@ -25,6 +25,7 @@ from pairloom.images import ImageError, lab_spec, read_image
 from pairloom.large import goes_by_tiles, translate_large
 from pairloom.memory import activation_bytes_per_pixel, whole_image_bytes
 from pairloom.networks import build_generator
+from pairloom.progress import Interrupted
 from pairloom.tiling import plan_tiles
 from pairloom.translator import Semantics, Translator
 from test_translator import labels, model, picture, spec
@@ -427,6 +428,26 @@ def test_what_was_finished_is_not_done_again(tmp_path):
     expected = read_image(tmp_path / "once.tif")
     expected[top : top + height, left : left + width] = 77
     assert np.array_equal(read_image(out), expected)
+
+
+def test_stopped_while_the_file_is_written_only_that_is_done_again(tmp_path):
+    translator = fixed()
+    source, out = save(tmp_path / "x.tif"), tmp_path / "y.tif"
+    memory = least_memory(translator)
+
+    def stop(done: int, total: int, stage: str) -> None:
+        if stage == "writing":
+            raise Interrupted(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        translate_large(translator, source, out, memory_bytes=memory, progress=stop)
+    assert not out.exists() and (part(out) / "image.map").exists()
+    stages: list[str] = []
+    told = lambda done, total, stage: stages.append(stage)  # noqa: E731
+    assert translate_large(translator, source, out, memory_bytes=memory, progress=told) is None
+    assert set(stages) == {"writing"}
+    assert close(read_image(out), translator(SOURCE))
+    assert not part(out).exists()
 
 
 def test_a_finished_file_is_not_made_again(tmp_path):

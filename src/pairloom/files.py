@@ -23,7 +23,7 @@ def find_images(
     """(file, name under the output folder) for each image in files and folders, folders searched in depth.
 
     Args:
-        inputs: Files and folders.
+        inputs: Files and folders; the folder of an OME-Zarr is an image.
         besides: The output folder: where it lies in a folder that is searched, it is left out.
 
     Raises:

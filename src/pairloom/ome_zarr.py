@@ -134,7 +134,9 @@ def write_zarr(
     version = like.version if like else "0.5"
     new = not version.startswith(("0.1", "0.2", "0.3", "0.4"))
     version = version if new else "0.4"
-    axes: dict[str, Axis] = {name: {"name": name, "type": "channel" if name == "c" else "space"} for name in "cyx"}
+    axes: dict[str, Axis] = {
+        name: {"name": name, "type": "channel" if name == "c" else "space"} for name in "cyx"
+    }
     pixel: dict[str, float] = dict.fromkeys("cyx", 1.0)
     if like is not None:
         for axis, size in zip(like.axes, like.scale, strict=False):
