@@ -86,20 +86,25 @@ def translate_large(
     with open_windows(source, translator.source_spec, memory_bytes=memory_bytes) as image:
         _check_source(image, translator.source_spec)
         size, left = (image.height, image.width), memory_bytes - image.reserved_bytes
+        plan = plan_tiles(translator, size, left, statistics=statistics)
         job = {
             "source": unfinished.fingerprint(source),
             "weights": unfinished.weights_digest(translator),
             "seed": seed,
             "sample": sample,
             "statistics": statistics,
-            "plan": repr(plan_tiles(translator, size, left)),
+            "plan": repr(plan),
             "pairloom": __version__,
         }
         digest = unfinished.digest_of(job)
         if containers.job_in(out) == digest:
             tell(f"{out}: is finished already.")
             return None
-        with Unfinished(out, (*size, spec.channels), spec.dtype, job) as part, StopSignals() as stop:
+        shape = (*size, spec.channels)
+        with (
+            Unfinished(out, shape, spec.dtype, job, spill_bytes=plan.spill_bytes) as part,
+            StopSignals() as stop,
+        ):
             work = _Work(translator, image, part, stop, progress)
             report = None
             if not part.is_complete:
@@ -117,6 +122,7 @@ def translate_large(
                     done=frozenset(part.done),
                     spill=part.spill,
                     progress=work.progress,
+                    plan=plan,
                 )
                 assert part.is_complete, "the tiles leave a hole"
             part.write(containers.kept_of(source), spec, digest, work.progress)

@@ -18,6 +18,7 @@ class TilePlan:
     """What was decided."""
 
     tile_px: int
+    spill_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,9 @@ class TileReport:
         return f"tile mismatch {self.mismatch:.2g}, arithmetic {self.arithmetic:.2f} of a whole pass"
 
 
-def plan_tiles(translator: Translator, size: tuple[int, int], memory_bytes: int) -> TilePlan:
+def plan_tiles(
+    translator: Translator, size: tuple[int, int], memory_bytes: int = 2 * 2**30, *, statistics: str = "auto"
+) -> TilePlan:
     """Plan."""
     stride = translator.generator.stride
     side = int((memory_bytes / 1000) ** 0.5) // stride * stride
@@ -54,9 +57,10 @@ def translate_tiled(
     done: Collection[tuple[int, int]] = (),
     spill: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    plan: TilePlan | None = None,
 ) -> TileReport:
     """Translate."""
-    side = plan_tiles(translator, size, memory_bytes).tile_px
+    side = (plan or plan_tiles(translator, size, memory_bytes)).tile_px
     whole = translator.translate_tensor(read(0, 0, *size)[None], seed=seed, sample=sample)[0]
     corners = [(top, left) for top in range(0, size[0], side) for left in range(0, size[1], side)]
     for number, (top, left) in enumerate(corners, 1):

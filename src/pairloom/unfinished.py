@@ -32,8 +32,10 @@ from pairloom.windows import gib
 class Unfinished:
     """The folder of an unfinished result, held by this process while the `with` block lasts."""
 
-    def __init__(self, out: Path, shape: tuple[int, int, int], dtype: str, job: dict[str, Any]) -> None:
-        self.out, self._job = out, job
+    def __init__(
+        self, out: Path, shape: tuple[int, int, int], dtype: str, job: dict[str, Any], *, spill_bytes: int = 0
+    ) -> None:
+        self.out, self._job, self._spill_bytes = out, job, spill_bytes
         self.folder = out.with_name(f".{out.name}.part")
         self.spill = self.folder / "spill"
         self._canvas = Canvas(self.folder / "image.map", shape, dtype)
@@ -107,8 +109,8 @@ class Unfinished:
         os.truncate(self._tiles, len(whole))
 
     def _check_room(self) -> None:
-        """The map, a third more for the pyramid, and the same again for the file, should nothing compress."""
-        needed = self._canvas.nbytes * 8 // 3 + 2**20
+        """The map, a third more for the pyramid, the same again for a file that does not compress; the spill."""
+        needed = self._canvas.nbytes * 8 // 3 + self._spill_bytes + 2**20
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             self._lock.release()
