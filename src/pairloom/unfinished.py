@@ -109,7 +109,7 @@ class Unfinished:
         os.truncate(self._tiles, len(whole))
 
     def _check_room(self) -> None:
-        """The map, a third more for the pyramid, as much again for the file, should nothing compress; spill."""
+        """The map, a third more for the pyramid, as much again for the file, if nothing compresses; spill."""
         needed = self._canvas.nbytes * 8 // 3 + self._spill_bytes + 2**20
         free = shutil.disk_usage(self.folder).free
         if free < needed:
