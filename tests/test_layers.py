@@ -136,7 +136,10 @@ def test_presets_know_only_the_configuration() -> None:
 
 @pytest.mark.parametrize(
     "room",
-    ["export", "translator", "checkpoint", "rundir", "describe", "health", "devices", "pictures", "tracking"],
+    [
+        *("export", "translator", "checkpoint", "rundir", "describe", "health", "devices", "pictures"),
+        *("tracking", "large"),
+    ],
 )
 def test_whoever_uses_a_model_does_not_load_how_it_was_made(room: str) -> None:
     loaded = reachable(f"pairloom.{room}")

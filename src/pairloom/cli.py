@@ -56,6 +56,8 @@ def translate(
     seed: int = 0,
     batch_size: int = 1,
     scale: Literal["native", "training"] = "native",
+    memory: float = 2.0,
+    statistics: Literal["auto", "exact", "sample"] = "auto",
     norm_stats: Literal["image", "running", "batch"] | None = None,
     dropout: bool | None = None,
     device: str = "auto",
@@ -71,6 +73,8 @@ def translate(
         seed: Seed of the noise z.
         batch_size: Images of one size translated together; changes speed, not results.
         scale: native: at the images' own pixels; training: resized as the training pairs were, and back.
+        memory: GiB above the model; larger images go by tiles, and the same command continues them.
+        statistics: Of images by tiles, for norms of their own statistics: exact, or from a sample of tiles.
         norm_stats: Instead of what the weights say: whose statistics batch norm uses.
         dropout: Instead of what the weights say: is the noise on?
         device: auto, cpu, cuda, cuda:1, mps; of an .onnx file also openvino, openvino:bf16.
@@ -78,6 +82,7 @@ def translate(
     from tqdm import tqdm
 
     from pairloom.files import find_images, scale_hint, translate_files
+    from pairloom.progress import TileProgress
     from pairloom.translator import Translator
 
     if not inputs:
@@ -88,10 +93,22 @@ def translate(
     )
     if scale == "native" and (hint := scale_hint(translator, found[0][0])):
         print(hint, file=sys.stderr)
+    tiles = TileProgress()
     written = translate_files(
-        translator, inputs, out, seed=seed, samples=samples, batch_size=batch_size, scale=scale
+        translator,
+        inputs,
+        out,
+        seed=seed,
+        samples=samples,
+        batch_size=batch_size,
+        scale=scale,
+        memory_bytes=int(memory * 2**30),
+        statistics=statistics,
+        progress=tiles.update,
+        say=tiles.say,
     )
-    count = sum(1 for _ in tqdm(written, unit="image", disable=not sys.stderr.isatty()))
+    with tiles:
+        count = sum(1 for _ in tqdm(written, unit="image", disable=not sys.stderr.isatty()))
     print(f"{count} image{'s' * (count != 1)} written to {out}")
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from pairloom import config as configs
-from pairloom import images, volumes
+from pairloom import containers, images, large, volumes
 from pairloom.images import Array, ImageError
+from pairloom.memory import whole_image_bytes
 from pairloom.onnx_generator import OnnxGenerator
 from pairloom.stacks.dicom import files_of
 from pairloom.stacks.suffixes import stem_of, suffix_of
 from pairloom.translator import Samples, Translator
+from pairloom.windows import GIB
 
 
 def find_images(
@@ -25,7 +27,7 @@ def find_images(
     """(file, name under the output folder) for each image in files and folders, folders searched in depth.
 
     Args:
-        inputs: Files and folders.
+        inputs: Files and folders; the folder of an OME-Zarr is an image.
         besides: The output folder: where it lies in a folder that is searched, it is left out.
 
     Raises:
@@ -97,13 +99,18 @@ def translate_files(
     samples: int = 1,
     batch_size: int = 1,
     scale: Literal["native", "training"] = "native",
+    memory_bytes: int = 2 * GIB,
+    statistics: large.Statistics = "auto",
+    progress: large.Progress | None = None,
+    say: large.Say | None = None,
 ) -> Iterator[Path]:
     """Translate files and folders into `out`, yielding each file as it is written.
 
     Size and name follow the source; dtype, range and channels the target. A container that cannot hold that
     losslessly is replaced: PNG, else TIFF. A volume is one file again, as `volumes` says. With several
     samples, NAME-1, NAME-2, ..., NAME-mean, and NAME-spread, a float32 TIFF (see `Samples`). A file that
-    cannot be read does not stop the others.
+    cannot be read does not stop the others. Images that would take more memory in one piece go by tiles into
+    a TIFF or OME-Zarr (see `large`).
 
     Args:
         translator: The model.
@@ -113,19 +120,30 @@ def translate_files(
         samples: Translations of each image.
         batch_size: Images of one size translated together.
         scale: native, at the image's own pixels; training, resized as the training pairs were and back again.
+        memory_bytes: Above what the model takes.
+        statistics: Of images that go by tiles: see `tiling.translate_tiled`.
+        progress: Called after each tile of such an image.
+        say: Called with what is to be said of such an image.
 
     Raises:
-        ValueError: samples or batch_size is below 1.
+        ValueError: samples, batch_size or the memory is below 1, or below what a tile takes.
         ImageError: Before the first: two results would have one name, or one the name of a file that is there
             already, in a folder that images are read from. After all others are done: which files could not
             be translated and why, a line each.
     """
-    for name, value in (("samples", samples), ("batch_size", batch_size)):
+    for what, value in (("samples", samples), ("batch_size", batch_size), ("memory", memory_bytes)):
         if value < 1:
-            raise ValueError(f"{name} is {value}; it must be 1 or more.")
+            raise ValueError(f"{what} is {value}; it must be 1 or more.")
     out = Path(out)
     spec = translator.target_spec
-    work = [(file, out / _named(file, name, translator)) for file, name in find_images(inputs, besides=out)]
+    work: list[tuple[Path, Path]] = []
+    by_tiles: set[Path] = set()
+    for file, name in find_images(inputs, besides=out):
+        if large.goes_by_tiles(translator, file, memory_bytes=memory_bytes, samples=samples):
+            by_tiles.add(file)
+            work.append((file, out / containers.result_name(name)))
+        else:
+            work.append((file, out / _named(file, name, translator)))
     _refuse_collisions(work, samples)
     faults: list[str] = []
     waiting: list[tuple[Array, Path, Path]] = []
@@ -139,27 +157,46 @@ def translate_files(
                 for s in range(samples)
             ]
             whole, of_file = images.recombined(torch.stack(outputs), x, spec)
-            for (_, path, of_source), of_one, where in zip(waiting, whole.unbind(1), valid, strict=True):
+            for (_, path, source), of_one, where in zip(waiting, whole.unbind(1), valid, strict=True):
                 for ending, array in Samples.of(of_one, of_file).without(where).named():
-                    yield _write(_result(path, ending), array, like=of_source)
+                    yield _write(_result(path, ending), array, source, labels=of_file.kind == "labels")
             waiting.clear()
 
+    def translate_by_tiles(file: Path, path: Path) -> Iterator[Path]:
+        if scale == "training" and translator.config.data.resize != "none":
+            raise ImageError(
+                f"{file}: is too large to be translated in one piece, and tiles are translated at the image's"
+                " own pixels; leave out --scale training, or give more --memory."
+            )
+        yield from large.translate_samples(
+            translator,
+            file,
+            [_result(path, ending) for ending in _endings(samples)],
+            memory_bytes=memory_bytes,
+            statistics=statistics,
+            seed=seed,
+            progress=progress,
+            say=say,
+        )
+
     for file, path in work:
-        if volumes.is_volume(file, translator):
-            try:
+        try:
+            if file in by_tiles:
+                yield from flush()
+                yield from translate_by_tiles(file, path)
+                continue
+            if volumes.is_volume(file, translator):
                 yield from volumes.translate_volume(
                     translator, file, path, seed=seed, samples=samples, batch_size=batch_size, scale=scale
                 )
-            except ImageError as error:
-                faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
-            continue
-        try:
+                continue
             array = translator.pixels(file)
             images.to_tensor(array[:1, :1], translator.source_spec)  # the right dtype and channels?
         except ImageError as error:
             faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
             continue
-        if waiting and (len(waiting) == batch_size or waiting[0][0].shape != array.shape):
+        fit = memory_bytes // whole_image_bytes(translator, *array.shape[:2], samples=samples)
+        if waiting and (len(waiting) >= min(batch_size, fit) or waiting[0][0].shape != array.shape):
             yield from flush()
         waiting.append((array, path, file))
     yield from flush()
@@ -188,9 +225,14 @@ def _result(path: Path, ending: str) -> Path:
     return path.with_name(f"{stem_of(path.name)}{ending}{'.tif' if ending == '-spread' and flat else suffix}")
 
 
+def _endings(samples: int) -> list[str]:
+    """What follows the names of an image's results."""
+    return [""] if samples == 1 else [*(f"-{s + 1}" for s in range(samples)), "-mean", "-spread"]
+
+
 def _refuse_collisions(work: list[tuple[Path, Path]], samples: int) -> None:
     """Raise an ImageError if a result would replace another one, or anything in a folder with sources."""
-    endings = [""] if samples == 1 else [*(f"-{s + 1}" for s in range(samples)), "-mean", "-spread"]
+    endings = _endings(samples)
     folders = {file.parent.resolve() for file, _ in work}
     first: dict[Path, Path] = {}
     for file, path in work:
@@ -208,7 +250,11 @@ def _refuse_collisions(work: list[tuple[Path, Path]], samples: int) -> None:
                 )
 
 
-def _write(path: Path, array: Array, *, like: Path) -> Path:
+def _write(path: Path, array: Array, source: Path, *, labels: bool) -> Path:
     volumes.make_folder(path.parent)
-    images.write_image(path, array, like=like)
+    kept = containers.kept_of(source)
+    if kept.geo and path.suffix.lower() in (".tif", ".tiff"):
+        containers.write_array(path, array, kept, labels=labels)
+    else:
+        images.write_image(path, array, like=source)
     return path

@@ -113,7 +113,7 @@ def read_image(
 
 
 def _read_flat(path: Path, alpha: Alpha, page_axis: PageAxis, part: Part) -> Array:
-    found = _format(path)
+    found = format_of(path)
     if part.axis != "auto" and not may_be_stack(path):
         raise ImageError(f"{path}: is flat, with no axis {part.axis} to cut; leave data.slice_axis out.")
     with reading(path):
@@ -132,7 +132,7 @@ def image_shape(path: str | Path, part: Part = WHOLE) -> tuple[int, int]:
     path = Path(path)
     if is_stack(path, part.axis):
         return open_stack(path, part).plane_shape(part.axis)
-    found = _format(path)
+    found = format_of(path)
     with reading(path):
         if found == "NPY":
             height, width = with_channel_axis(path, np.load(path, mmap_mode="r", allow_pickle=False)).shape[
@@ -161,7 +161,7 @@ def has_alpha(path: str | Path) -> bool:
     path = Path(path)
     if is_stack(path):
         return False
-    found = _format(path)
+    found = format_of(path)
     with reading(path):
         if found == "TIFF":
             return tiff_has_alpha(path)
@@ -181,7 +181,7 @@ def is_lossless(path: str | Path) -> bool:
     path = Path(path)
     if is_stack(path) and path.suffix.lower() not in FORMATS:
         return True
-    found = _format(path)
+    found = format_of(path)
     with reading(path):
         if found == "TIFF":
             return is_lossless_tiff(path)
@@ -198,7 +198,7 @@ def _check_suffix(path: Path) -> None:
         )
 
 
-def _format(path: Path) -> Format:
+def format_of(path: Path) -> Format:
     """What the first bytes say the file is."""
     _check_suffix(path)
     try:
@@ -410,7 +410,7 @@ def _encode(file: IO[bytes], container: Format, array: Array, like: Path | None)
     if container == "NPY":
         np.save(file, array, allow_pickle=False)
     elif container == "TIFF":
-        resolution = tiff_resolution(like) if like is not None and _format(like) == "TIFF" else {}
+        resolution = tiff_resolution(like) if like is not None and format_of(like) == "TIFF" else {}
         encode_tiff(file, array, resolution)
     elif container == "WebP":
         Image.fromarray(array).save(file, format="WEBP", lossless=True, exact=True)

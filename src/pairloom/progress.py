@@ -132,6 +132,46 @@ class MetricsWindow:
         return means
 
 
+class TileProgress:
+    """What a person sees while images go by tiles: a bar on a terminal, else a line a minute."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._bar: Any = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> TileProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        if isinstance(error, Interrupted):
+            self.say("Stopped; the finished tiles are kept, and the same command continues.")
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        tqdm.write(text, file=sys.stderr)
+
+    def update(self, finished: int, total: int, stage: str) -> None:
+        """Take what is done of a stage."""
+        if sys.stderr.isatty():
+            if self._bar is None or stage != self._stage or finished < self._bar.n:
+                self._close()
+                self._bar = tqdm(total=total, desc=stage, leave=False, dynamic_ncols=True, file=sys.stderr)
+            self._bar.update(finished - self._bar.n)
+        elif time.monotonic() - self._said > 60:
+            self.say(f"{stage}: {finished} of {total}")
+            self._said = time.monotonic()
+        self._stage = stage
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
 def estimate(steps: int, total: int, seconds_per_step: float) -> str:
     """How long the rest of a run will take, in words."""
     seconds = steps * seconds_per_step

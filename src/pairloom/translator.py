@@ -206,7 +206,7 @@ class Translator:
         return y_hat[..., :height, :width]
 
     def __call__(self, image: Array | str | Path | Image.Image, *, seed: int = 0) -> Array:
-        """Translate one image.
+        """Translate one image, in one piece whatever its size; see `large.translate_large` for others.
 
         Args:
             image: An (H, W, C) or (H, W) array of the source's dtype and range, a file, or a PIL image.
