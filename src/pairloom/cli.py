@@ -34,10 +34,13 @@ def demo(out: Out = Path("runs/demo")) -> None:
 def train(argv: Sequence[str]) -> None:
     """Train on pairs of images; the same command again resumes."""
     config, out = parse_run("pairloom train", argv)
+    from pairloom.distributed import leads
     from pairloom.evaluation.report import write_report
     from pairloom.fit import train as train_run
 
     run = train_run(config, out)
+    if not leads():
+        return
     print(f"Report: {write_report(run)}")
     print(f"Translate with: pairloom translate {run} IMAGES --out OUT")
 
