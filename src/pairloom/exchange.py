@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +17,8 @@ from torch import Tensor
 TIMEOUT = timedelta(hours=1)
 """How long one waits for another: longer than process 0 validates. One that dies is noticed at once, because
 its connections close; this is for a machine that vanishes without a word."""
+MEETING = timedelta(minutes=10)
+"""How long one waits for the others to start."""
 BUCKET = 2**23
 """Numbers that are averaged at once: 32 MB, few enough messages and little memory."""
 
@@ -40,7 +44,13 @@ class Exchange:
         self._advice, self._lost = advice, False
         self.backend = "nccl" if device.type == "cuda" else "gloo"
         with self._talking():
-            dist.init_process_group(self.backend, timeout=TIMEOUT)
+            # Imported here: a build of torch without them trains alone.
+            from torch.distributed.distributed_c10d import PrefixStore
+            from torch.distributed.rendezvous import rendezvous
+
+            store, _, _ = next(rendezvous("env://", rank, size, timeout=MEETING))
+            fresh = PrefixStore(_meet(store, rank, size), store)
+            dist.init_process_group(self.backend, timeout=TIMEOUT, store=fresh, rank=rank, world_size=size)
             # Flags and sentences go by the CPU: asking costs the GPU no wait.
             gloo = self.backend == "gloo"
             self._control = dist.group.WORLD if gloo else dist.new_group(backend="gloo", timeout=TIMEOUT)
@@ -139,6 +149,32 @@ class Exchange:
             self._lost = True
             reason = str(error).strip().splitlines()[0]
             raise LostProcess(f"{words} ({reason})") from error
+
+
+def _meet(store: Any, rank: int, size: int) -> str:
+    """A name of this start, the same for all and that of no other.
+
+    torchrun keeps its store when it starts its processes again, with the addresses of those that are gone:
+    whoever came first would look for the dead. So each of the others says a token that nobody had before, and
+    process 0 answers to the tokens until each has confirmed.
+    """
+    end = time.monotonic() + MEETING.total_seconds()
+    if rank:
+        token = uuid.uuid4().hex
+        store.set(f"pairloom/here/{rank}", token)
+        store.wait([f"pairloom/welcome/{token}"], MEETING)
+        name: str = store.get(f"pairloom/welcome/{token}").decode()
+        store.set(f"pairloom/met/{name}/{rank}", "yes")
+        return name
+    name = uuid.uuid4().hex
+    while missing := [r for r in range(1, size) if not store.check([f"pairloom/met/{name}/{r}"])]:
+        if time.monotonic() > end:
+            raise RuntimeError(f"processes {', '.join(map(str, missing))} did not start")
+        for r in missing:
+            if store.check([f"pairloom/here/{r}"]):
+                store.set(f"pairloom/welcome/{store.get(f'pairloom/here/{r}').decode()}", name)
+        time.sleep(0.02)
+    return name
 
 
 class _Total(torch.autograd.Function):
