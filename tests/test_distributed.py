@@ -22,6 +22,7 @@ from torch import Tensor
 from conftest import Child, tiny_config, wait_until, write_pairs
 from pairloom import distributed
 from pairloom.checkpoint import load_state, steps
+from pairloom.cli import main
 from pairloom.config import Config
 from pairloom.data import find_pairs, measure_specs, training_batches
 from pairloom.devices import DeviceError
@@ -29,6 +30,7 @@ from pairloom.exchange import BUCKET, Exchange
 from pairloom.fit import train
 from pairloom.flags import parse_run
 from pairloom.rundir import read_metrics
+from pairloom.training import TrainState
 from pairloom.translator import Semantics, Translator
 from test_resume import assert_same_run, assert_same_state, last_step, losses, state_of
 
@@ -511,6 +513,35 @@ def test_a_file_that_one_cannot_read_ends_all_and_nothing_is_lost(tmp_path):
     assert_same_run(run, train_by(2, config, tmp_path / "whole"), 5)
 
 
+def drifting(config: Config, run: Path) -> None:
+    g = replace(config.generator, source_channels=3, target_channels=3, num_downs=5)
+    config = replace(config, generator=g)
+    with distributed.join(config, run) as world:
+        state = TrainState.create(config, world.device)
+        if world.rank == 1:  # drawn differently: what process 0 has counts
+            torch.nn.init.ones_(next(state.generator.parameters()))
+        world.spread(state, config)
+        world.settle(state)
+        world.release(state)
+        if world.rank == 1:
+            next(state.generator.parameters()).data[0, 0, 0, 0] += 1e-4
+        with pytest.raises(ValueError, match="weights"):
+            world.settle(state)
+
+
+def test_weights_are_the_same_at_first_and_a_drift_is_noticed(tiny_data, tmp_path):
+    Job(tmp_path, 2, drifting, config_of(tiny_data), tmp_path / "run").done()
+
+
+def test_other_commands_are_not_for_torchrun(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(tiny_run)])
+    assert stop.value.code == 2
+    assert "report: only `pairloom train` shares its work among processes" in capsys.readouterr().err
+
+
 # -----------------------------------------------------------------------------------------------------------
 # Signals, deaths, restarts
 
@@ -532,7 +563,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(tiny_data, tmp_path, sign
     assert_same_state(state_of(run, stopped), state_of(whole, stopped))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_dies_ends_the_job_and_the_run_goes_on(tiny_data, tmp_path, victim):
     run, log = tmp_path / "run", tmp_path / "torchrun.txt"
     config = config_of(tiny_data, **LONG)

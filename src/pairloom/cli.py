@@ -317,6 +317,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.stdout.reconfigure(errors="backslashreplace")  # the names of files need not be text
     warnings.simplefilter("ignore" if not os.environ.get("PAIRLOOM_DEBUG") else "default")
     try:
+        if command is not train and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise ValueError(
+                f"{name}: only `pairloom train` shares its work among processes; start this one without "
+                "torchrun (or unset RANK and WORLD_SIZE)."
+            )
         if command in OWN_PARSER:
             command(rest)
         else:
