@@ -112,6 +112,7 @@ OTHER: dict[str, Any] = {
     "training.device": "cpu",
     "training.precision": "fp32",
     "training.deterministic": True,
+    "training.sync_batch_norm": True,
     "logging.log_every_steps": 10,
     "logging.save_every_steps": 100,
     "logging.sample_pairs": 2,

@@ -34,10 +34,13 @@ def demo(out: Out = Path("runs/demo")) -> None:
 def train(argv: Sequence[str]) -> None:
     """Train on pairs of images; the same command again resumes."""
     config, out = parse_run("pairloom train", argv)
+    from pairloom.distributed import leads
     from pairloom.evaluation.report import write_report
     from pairloom.fit import train as train_run
 
     run = train_run(config, out)
+    if not leads():
+        return
     print(f"Report: {write_report(run)}")
     print(f"Translate with: pairloom translate {run} IMAGES --out OUT")
 
@@ -331,6 +334,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.stdout.reconfigure(errors="backslashreplace")  # the names of files need not be text
     warnings.simplefilter("ignore" if not os.environ.get("PAIRLOOM_DEBUG") else "default")
     try:
+        if command is not train and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise ValueError(
+                f"{name}: only `pairloom train` shares its work among processes; start this one without "
+                "torchrun (or unset RANK and WORLD_SIZE)."
+            )
         if command in OWN_PARSER:
             command(rest)
         else:

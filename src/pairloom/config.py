@@ -218,7 +218,7 @@ class TrainingConfig:
     steps: int | None = runtime(None)
     """Steps (one D update and one G update each), whatever the epochs; None: from epochs."""
     batch_size: int = 1
-    """Pairs a step; 1 to 10 in the paper."""
+    """Pairs a step, of all processes together under torchrun; 1 to 10 in the paper."""
     learning_rate: float = 2e-4
     """Adam's rate for G and D."""
     beta1: float = 0.5
@@ -239,6 +239,8 @@ class TrainingConfig:
     """auto: bf16 autocast where the machine has bf16 arithmetic, else fp32."""
     deterministic: bool = runtime(False)
     """CUDA: bit-for-bit repeatable kernels. The CPU is always repeatable."""
+    sync_batch_norm: bool = False
+    """Several processes: batch norm takes its statistics over all of them, not over each one's share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -23,14 +24,35 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     stats: NormStats = "running"
+    total: Callable[[Tensor], Tensor] | None = None
+    """Sums over the processes that share a batch; set, training uses the statistics of the whole batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise. Shapes: (N, C, H, W) -> same."""
+        if self.training and self.total is not None:
+            return self._over_processes(x, self.total)
         if self.training or self.stats == "running":
             return super().forward(x)
         if self.stats == "batch" or x.shape[0] == 1:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+
+    def _over_processes(self, x: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+        """Batch norm in two passes, mean and then variance: sums of squares would cost digits."""
+        full = x.float()
+        share = full.new_tensor([full.numel() / full.shape[1]])
+        sums = total(torch.cat([full.sum((0, 2, 3)), share]))
+        mean, count = sums[:-1] / sums[-1], sums[-1].detach()
+        centred = full - mean.view(-1, 1, 1)
+        variance = total(centred.square().sum((0, 2, 3))) / count
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x.dtype)
 
 
 class Dropout(nn.Module):

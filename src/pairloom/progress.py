@@ -29,10 +29,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While the block lasts, SIGINT and SIGTERM are noted instead of obeyed; a second SIGINT is obeyed."""
+    """While the block lasts, SIGINT and SIGTERM are noted instead of obeyed; a second SIGINT is obeyed.
 
-    def __init__(self) -> None:
+    Not if `patient`: a terminal's Ctrl-C reaches each of several processes twice, once from torchrun.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
         self.signum: int | None = None
+        self._patient = patient
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -49,26 +53,28 @@ class StopSignals:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None and signum == signal.SIGINT:
+        if self.signum is not None and signum == signal.SIGINT and not self._patient:
             raise KeyboardInterrupt
         self.signum = signum
 
 
 class Console:
-    """Says things on the terminal and in log.txt."""
+    """Says things on the terminal and in log.txt; not `aloud`, where another process speaks: nowhere."""
 
-    def __init__(self, run: RunDir) -> None:
-        self._run = run
+    def __init__(self, run: RunDir, *, aloud: bool = True) -> None:
+        self._run, self._aloud = run, aloud
 
     def say(self, text: str) -> None:
         """One line for people."""
+        if not self._aloud:
+            return
         tqdm.write(text, file=sys.stderr)
         self._run.say(text)
 
     @contextmanager
     def progress(self, total_steps: int) -> Iterator[_Progress]:
         """A bar on a terminal; without one, a line for each log line."""
-        if sys.stderr.isatty():
+        if self._aloud and sys.stderr.isatty():
             with tqdm(total=total_steps, unit="step", dynamic_ncols=True, file=sys.stderr) as bar:
                 yield _Progress(self, total_steps, bar)
         else:

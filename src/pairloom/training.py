@@ -33,6 +33,8 @@ class TrainState:
     images_seen: int = 0
     elapsed_seconds: float = 0.0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    ranks: list[dict[str, Any]] = field(default_factory=list)
+    """Of several processes, gathered for a save: what each has of its own (see distributed.py)."""
 
     @classmethod
     def create(cls, config: Config, device: torch.device) -> TrainState:
@@ -60,8 +62,8 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as tensors and numbers."""
-        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        return {
+        ranks = {"ranks": self.ranks} if self.ranks else {}
+        return ranks | {
             "format": checkpoints.FORMAT,
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict() if self.discriminator is not None else None,
@@ -71,8 +73,19 @@ class TrainState:
             "step": self.step,
             "images_seen": self.images_seen,
             "elapsed_seconds": self.elapsed_seconds,
-            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "rng": self.rng(),
         }
+
+    def rng(self) -> dict[str, Tensor | None]:
+        """The state of torch's global generators."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def set_rng(self, rng: dict[str, Any]) -> None:
+        """Go on with the draws from there."""
+        torch.set_rng_state(rng["cpu"])
+        if self.device.type == "cuda" and rng["cuda"] is not None:
+            torch.cuda.set_rng_state(rng["cuda"], self.device)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become the state that was saved, torch's global RNG included."""
@@ -82,9 +95,8 @@ class TrainState:
                 part.load_state_dict(state[name])
         self.step, self.images_seen = state["step"], state["images_seen"]
         self.elapsed_seconds = state["elapsed_seconds"]
-        torch.set_rng_state(state["rng"]["cpu"])
-        if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
-            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        self.ranks = state.get("ranks", [])
+        self.set_rng(state["rng"])
 
 
 Net = TypeVar("Net", Generator, Discriminator)

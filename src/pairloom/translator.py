@@ -34,9 +34,13 @@ class Semantics:
     """Is dropout, the paper's z, on? Its mask follows from a seed."""
 
     @classmethod
-    def as_trained(cls, config: Config) -> Semantics:
-        """The image's own statistics after training at batch size 1, else the averages; z as trained."""
-        norm_stats: NormStats = "image" if config.training.batch_size == 1 else "running"
+    def as_trained(cls, config: Config, processes: int = 1) -> Semantics:
+        """The image's own statistics after training on one at a time, else the averages; z as trained.
+
+        Of a batch that several processes shared, each normalised its own share, unless synchronised.
+        """
+        together = config.training.batch_size // (1 if config.training.sync_batch_norm else processes)
+        norm_stats: NormStats = "image" if together == 1 else "running"
         return cls(norm_stats=norm_stats, dropout=config.generator.noise != "none")
 
 
