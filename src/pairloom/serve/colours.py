@@ -102,7 +102,7 @@ def label_colours(spec: ImageSpec) -> tuple[tuple[int, int, int], ...]:
     seen: set[tuple[int, int, int]] = set()
     for number, colour in enumerate(shown.astype(int)):
         while (rgb := (int(colour[0]), int(colour[1]), int(colour[2]))) in seen:
-            colour = (colour * 0.8 + (number * 37 % 60, number * 71 % 60, number * 13 % 60)).astype(int)
+            colour = (colour * 4 // 5 + (number * 37 % 60, number * 71 % 60, number * 13 % 60)) % 256
         seen.add(rgb)
         shown[number] = rgb
     return tuple((int(r), int(g), int(b)) for r, g, b in shown)

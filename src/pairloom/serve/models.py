@@ -114,11 +114,11 @@ class Served:
 
 
 def least_side(windows: Iterable[tuple[int, int]]) -> int:
-    """Pixels: the smallest image of which D makes a logit. Source: `Discriminator`'s kernels and paddings."""
+    """Pixels: the smallest image of which D makes a logit; two at least, as it takes statistics over them."""
     side = 1
     for kernel, stride in reversed(list(windows)):
         side = (side - 1) * stride + kernel - 2 * (kernel > 1)
-    return max(side, 1)
+    return max(side, 2)
 
 
 def patch_geometry(windows: Iterable[tuple[int, int]]) -> dict[str, float]:

@@ -87,17 +87,17 @@ class Settings:
 def create_app(models: Mapping[str, Served], settings: Settings) -> Starlette:
     """The page and its interface for programs, as an ASGI application."""
     line = Line(settings.queue, settings.wait_seconds)
-    folder = tempfile.TemporaryDirectory(prefix="pairloom-serve-")
-    translating = Translating(models, line, settings.limits, Path(folder.name))
+    translating = Translating(models, line, settings.limits)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        working = asyncio.create_task(line.work())
-        yield
-        working.cancel()
-        with suppress(asyncio.CancelledError):
-            await working
-        folder.cleanup()
+        with tempfile.TemporaryDirectory(prefix="pairloom-serve-", ignore_cleanup_errors=True) as folder:
+            translating.folder = Path(folder)
+            working = asyncio.create_task(line.work())
+            yield
+            working.cancel()
+            with suppress(asyncio.CancelledError):
+                await working
 
     others = [Middleware(_OwnPagesOnly, settings=settings)]
     if settings.allow_origins:

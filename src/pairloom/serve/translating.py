@@ -36,11 +36,14 @@ class Translating:
         models: By their names; the first is meant where none is named.
         line: Where requests wait.
         limits: Of a request.
-        folder: For bodies while they wait.
+
+    Attributes:
+        folder: For bodies while they wait; whoever serves says where.
     """
 
-    def __init__(self, models: Mapping[str, Served], line: Line, limits: Limits, folder: Path) -> None:
-        self.served, self.line, self.limits, self.folder = models, line, limits, folder
+    def __init__(self, models: Mapping[str, Served], line: Line, limits: Limits) -> None:
+        self.served, self.line, self.limits = models, line, limits
+        self.folder = Path()
         self._most_uploads = line.most + MOST_UPLOADS
         self._uploads = 0
 
