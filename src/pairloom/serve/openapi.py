@@ -22,7 +22,6 @@ REFUSALS = {
     "405": "This address takes another method.",
     "406": "The answer is not to be had as any of the accepted types.",
     "408": "The body did not arrive in time.",
-    "409": "A newer drawing of the same client has arrived (X-Drawing).",
     "413": "The body, the image or the number of samples is too large.",
     "415": "The content type is none of those allowed, or not what the body is.",
     "421": "The server is not called by this name.",
@@ -159,7 +158,8 @@ def _translate(limits: Limits, models: Sequence[str]) -> dict[str, Any]:
                     "application/json": {"schema": _ref("Translation")},
                 },
             },
-            **_refusals(403, 404, 405, 406, 408, 409, 413, 415, 421, 422, 503, 504),
+            "204": {"description": "A newer drawing of the same client has arrived (X-Drawing)."},
+            **_refusals(403, 404, 405, 406, 408, 413, 415, 421, 422, 503, 504),
         },
     }
 

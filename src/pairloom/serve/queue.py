@@ -14,13 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pairloom.serve.refusals import ClientGone, Refused
+from pairloom.serve.refusals import ClientGone, Refused, Superseded
 
 T = TypeVar("T")
 
 MOST_CLIENTS = 1000
 """Whose newest number is remembered."""
-SUPERSEDED = "A newer drawing of this client has taken the place of this one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +89,8 @@ class Line:
             gone: Done when the client has closed its connection.
 
         Raises:
-            Refused: 409, a newer drawing of the client is here; 503, the line is full; 504, the wait was too
-                long.
+            Superseded: A newer drawing of the client is here.
+            Refused: 503, the line is full; 504, the wait was too long.
             ClientGone: Nobody reads the answer.
         """
         place = self._join(work, drawing)
@@ -131,9 +130,9 @@ class Line:
         return place
 
     def _supersede(self, drawing: Drawing) -> None:
-        """Drop the client's older drawings that wait; refuse this one if it is older itself."""
+        """Drop the client's older drawings that wait, or this one if it is older itself."""
         if drawing.number < self._newest.get(drawing.client, -1):
-            raise Refused(409, SUPERSEDED)
+            raise Superseded
         self._newest[drawing.client] = drawing.number
         self._newest.move_to_end(drawing.client)
         if len(self._newest) > MOST_CLIENTS:
@@ -142,7 +141,7 @@ class Line:
             other = place.drawing
             if other is not None and other.client == drawing.client and other.number < drawing.number:
                 self._waiting.remove(place)
-                place.done.set_exception(Refused(409, SUPERSEDED))
+                place.done.set_exception(Superseded())
 
     def _retry_seconds(self) -> int:
         return max(1, math.ceil(self._seconds * (len(self._waiting) + 1)))

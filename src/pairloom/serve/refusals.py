@@ -15,5 +15,9 @@ class Refused(Exception):
         self.status, self.sentence, self.retry_seconds = status, sentence, retry_seconds
 
 
+class Superseded(Exception):
+    """A newer drawing of the client has taken the place of this one: there is nothing to answer."""
+
+
 class ClientGone(Exception):
     """Whoever asked has closed the connection; nobody reads an answer."""

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pairloom.serve.declared import Limits
 from pairloom.serve.models import Served, load_models
 from pairloom.serve.queue import Line
-from pairloom.serve.refusals import ClientGone, Refused, ServeFault
+from pairloom.serve.refusals import ClientGone, Refused, ServeFault, Superseded
 from pairloom.serve.translating import Translating
 
 PAGES = Path(__file__).parent / "pages"
@@ -121,7 +121,12 @@ def create_app(models: Mapping[str, Served], settings: Settings) -> Starlette:
         ],
         lifespan=lifespan,
         middleware=[Middleware(_WithHeaders), *others],
-        exception_handlers={Refused: _refused, HTTPException: _refused, ClientGone: _nobody_reads},
+        exception_handlers={
+            Refused: _refused,
+            HTTPException: _refused,
+            Superseded: _superseded,
+            ClientGone: _nobody_reads,
+        },
     )
     app.router.redirect_slashes = False
     return app
@@ -239,6 +244,10 @@ def _refused(_: Request, error: Exception) -> Response:
     words = {404: "There is nothing at this address.", 405: "This address takes another method."}
     sentence = words.get(error.status_code, error.detail)
     return JSONResponse({"error": sentence}, error.status_code, headers=dict(error.headers or {}))
+
+
+def _superseded(_: Request, __: Exception) -> Response:
+    return Response(status_code=204)  # no fault: a browser would write an error into its console
 
 
 def _nobody_reads(_: Request, __: Exception) -> Response:

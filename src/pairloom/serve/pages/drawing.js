@@ -124,32 +124,37 @@ export class Drawing extends EventTarget {
     this.#changed();
   }
 
-  /** All pixels of one colour that hang together with this one, row by row. */
-  fill(x, y, rgb) {
+  /**
+   * All pixels of one colour that hang together with this one, row by row.
+   * @param {number} tolerance of each channel: what counts as the same colour
+   */
+  fill(x, y, rgb, tolerance = 0) {
     const { width, height, words } = this;
-    const word = pack(rgb);
-    const old = words[y * width + x];
-    if (old === word) return;
+    const old = this.colourAt(x, y);
+    const seen = new Uint8Array(words.length);
+    const same = (i) => !seen[i] && unpack(words[i]).every((value, c) => Math.abs(value - old[c]) <= tolerance);
     const waiting = [[x, y]];
     while (waiting.length) {
       const [at, row] = waiting.pop();
       const start = row * width;
-      if (words[start + at] !== old) continue;
+      if (!same(start + at)) continue;
       let left = at;
       let right = at;
-      while (left > 0 && words[start + left - 1] === old) left--;
-      while (right < width - 1 && words[start + right + 1] === old) right++;
-      words.fill(word, start + left, start + right + 1);
+      while (left > 0 && same(start + left - 1)) left--;
+      while (right < width - 1 && same(start + right + 1)) right++;
+      seen.fill(1, start + left, start + right + 1);
       for (const next of [row - 1, row + 1]) {
         if (next < 0 || next >= height) continue;
         let inside = false;
         for (let i = left; i <= right; i++) {
-          const same = words[next * width + i] === old;
-          if (same && !inside) waiting.push([i, next]);
-          inside = same;
+          const more = same(next * width + i);
+          if (more && !inside) waiting.push([i, next]);
+          inside = more;
         }
       }
     }
+    const word = pack(rgb);
+    for (let i = 0; i < words.length; i++) if (seen[i]) words[i] = word;
     this.#changed();
   }
 

@@ -103,8 +103,8 @@ async function answered(url, init) {
     if (error.name === "TimeoutError") throw new Refusal("The server did not answer in time; it is tried again with the next change.", 5);
     throw new Refusal("The server cannot be reached. Is it still running?", 3);
   }
+  if (response.status === 204) throw new Dropped();
   if (response.ok) return response;
-  if (response.status === 409) throw new Dropped();
   const said = await response.json().catch(() => ({}));
   const retry = Number(response.headers.get("retry-after")) || null;
   throw new Refusal(said.error ?? `The server answered ${response.status}.`, retry);

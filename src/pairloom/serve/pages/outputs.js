@@ -17,7 +17,7 @@ const make = (name, fields = {}, ...children) => {
 export class Panel {
   /**
    * @param {object} model
-   * @param {{say: (text: string) => void, fault: (text: string) => void, drawing: () => ImageData}} page
+   * @param {{say: Function, fault: Function, translated: Function, again: Function}} page
    */
   constructor(model, page) {
     Object.assign(this, { model, page, latest: null, options: {} });
@@ -47,6 +47,7 @@ export class Panel {
       this.grid,
     );
     this.element.dataset.model = model.name;
+    this.element.classList.toggle("flat", model.target.spec.kind === "labels");
     this.live = new Live(
       ({ image, options }, signal) => engine.translate(model, image, options, signal),
       (result, job) => this.#show(result, job),

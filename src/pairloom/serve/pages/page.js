@@ -10,6 +10,8 @@ import { theme } from "./theme.js";
 import { TOOLS, listen } from "./tools.js";
 
 const REST_MS = 400;
+/** Of the fill, in 8-bit values: what was painted, resized or compressed has no exact colours. */
+const TOLERANCE = { paint: 40, photo: 40 };
 const byId = (id) => document.getElementById(id);
 
 const words = {
@@ -27,7 +29,7 @@ let shown = new Map();
 let drawing = null;
 let lead = null;
 let colours = [];
-const chosen = { tool: "brush", rgb: [0, 0, 0], background: [255, 255, 255], size: 8 };
+const chosen = { tool: "brush", rgb: [0, 0, 0], background: [255, 255, 255], size: 8, tolerance: 0 };
 
 // ---------------------------------------------------------------------------------------------------------------
 // What is said
@@ -46,7 +48,6 @@ const nameOf = (rgb) =>
 const page = {
   say,
   fault,
-  drawing: () => drawing.snapshot(),
   translated(panel, milliseconds) {
     fault("");
     clearTimeout(page.saying);
@@ -108,7 +109,7 @@ function showModels(names) {
   for (const [name, panel] of shown) if (!names.includes(name)) panel.remove();
   shown = new Map(names.map((name) => [name, shown.get(name) ?? new Panel(known.find((m) => m.name === name), page)]));
   byId("outputs").replaceChildren(...[...shown.values()].map((panel) => panel.element));
-  byId("outputs").dataset.count = shown.size;
+  byId("main").dataset.count = shown.size;
   for (const button of byId("models").querySelectorAll("button")) {
     button.setAttribute("aria-pressed", names.includes(button.dataset.value));
   }
@@ -141,7 +142,6 @@ function offerModels() {
 async function follow(model) {
   const same = lead && lead.manner === model.manner && String(colours.map((c) => c.rgb)) === String(model.palette.map((c) => c.rgb));
   lead = model;
-  byId("kind").textContent = `${words[model.manner]}, ${model.source.words}`;
   byId("kind").title = model.source.words;
   byId("kind").textContent = words[model.manner];
   byId("example").hidden = !model.examples;
@@ -149,6 +149,8 @@ async function follow(model) {
   if (!same) {
     colours = model.palette;
     chosen.background = model.background;
+    chosen.tolerance = TOLERANCE[model.manner] ?? 0;
+    setSize(Math.max(1, Math.round((model.manner === "pen" ? 0.012 : 0.06) * model.trained.width)));
     offerColours();
   }
   if (!drawing) begin(model);
@@ -354,10 +356,8 @@ function onKey(event) {
 
 function showOverlay() {
   const on = byId("patches").checked && !byId("patches-part").hidden;
-  byId("opacity-part").hidden = !on;
-  byId("legend").hidden = !on;
+  byId("map-part").hidden = !on;
   byId("outputs").style.setProperty("--opacity", byId("opacity").value / 100);
-  byId("outputs").classList.toggle("mapped", on);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -438,7 +438,6 @@ async function main() {
   byId("main").hidden = false;
   const alike = drawable.filter(({ manner }) => manner === drawable[0].manner).slice(0, 2);
   const first = showModels(alike.map(({ name }) => name));
-  setSize(Math.max(1, Math.round((first.manner === "pen" ? 0.012 : 0.06) * first.trained.width)));
   connect();
   await follow(first).catch((error) => fault(error.message));
   document.documentElement.dataset.ready = "yes";

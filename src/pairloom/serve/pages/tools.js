@@ -14,7 +14,7 @@ export const TOOLS = [
  * @param {HTMLCanvasElement} parts.canvas shows the drawing
  * @param {HTMLElement} parts.cursor the keyboard's place on it
  * @param {Drawing} parts.drawing
- * @param {() => {tool: string, rgb: number[], background: number[], size: number}} parts.chosen
+ * @param {() => {tool: string, rgb: number[], background: number[], size: number, tolerance: number}} parts.chosen
  * @param {(rgb: number[]) => void} parts.picked
  * @param {(text: string) => void} parts.say
  * @param {(rgb: number[]) => string} parts.nameOf a colour in words
@@ -23,13 +23,13 @@ export function listen({ canvas, cursor, drawing, chosen, picked, say, nameOf })
   let mark = null;
 
   function start(x, y, tool = chosen().tool) {
-    const { rgb, background } = chosen();
+    const { rgb, background, tolerance } = chosen();
     if (tool === "pick") {
       if (drawing.has(x, y)) picked(drawing.colourAt(x, y));
     } else if (tool === "fill") {
       if (!drawing.has(x, y)) return;
       drawing.begin();
-      drawing.fill(x, y, rgb);
+      drawing.fill(x, y, rgb, tolerance);
     } else {
       drawing.begin();
       mark = { tool, x, y, fromX: x, fromY: y, rgb: tool === "eraser" ? background : rgb };
