@@ -22,7 +22,7 @@ def serve(
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = (),
     allow_origin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="URL...")] = (),
     max_mb: float = 32,
-    max_side: Annotated[int, tyro.conf.arg(metavar="PX")] = 4096,
+    max_side: Annotated[int, tyro.conf.arg(metavar="PX")] = 2048,
     queue: int = 8,
     wait_seconds: float = 30,
     checkpoint: Checkpoint = "last",

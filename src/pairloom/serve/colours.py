@@ -16,7 +16,6 @@ import numpy as np
 
 from pairloom import images, palette, pictures
 from pairloom.config import Config
-from pairloom.data.sample_layout import PALETTE as SAMPLE_PALETTE
 from pairloom.images import Array, ImageError, ImageSpec
 from pairloom.pictures import Rgb
 from pairloom.pixels import WHITE
@@ -87,9 +86,11 @@ def _class_names(spec: ImageSpec, config: Config) -> tuple[str, ...]:
         if names and set(colours) == set(spec.palette):
             found = dict(zip(colours, names, strict=True))
             return tuple(found[colour] for colour in spec.palette)
-    sample = {rgb: name for name, rgb in SAMPLE_PALETTE}
+    from pairloom.data.sample_layout import PALETTE  # the one thing of the data that serving knows
+
+    sample: dict[tuple[int, ...], str] = {rgb: name for name, rgb in PALETTE}
     if all(colour in sample for colour in spec.palette):
-        return tuple(sample[colour] for colour in spec.palette)  # type: ignore[index]
+        return tuple(sample[colour] for colour in spec.palette)
     if spec.channels == 1:
         return tuple(f"class {colour[0]}" for colour in spec.palette)
     return _words(label_colours(spec))

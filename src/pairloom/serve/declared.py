@@ -48,7 +48,7 @@ class Limits:
 
     max_mb: float = 32
     """Megabytes (2^20 bytes) of the body."""
-    max_side: int = 4096
+    max_side: int = 2048
     """Pixels: an image has at most the square of it, and no side above four times it."""
 
     @property

@@ -29,7 +29,7 @@ def find_examples(path: Path, config: Config) -> tuple[Rgb, ...]:
     try:
         with Image.open(sheet) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except OSError:  # only an ornament
+    except (OSError, ValueError, Image.DecompressionBombError):  # only an ornament
         return ()
     return cut_up(pixels, *height_width(config.data.crop_size))
 

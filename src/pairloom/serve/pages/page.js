@@ -3,6 +3,7 @@
 import { choice, radio } from "./choice.js";
 import { Drawing } from "./drawing.js";
 import * as engine from "./engine.js";
+import { listenForKeys } from "./keys.js";
 import { Panel } from "./outputs.js";
 import { savePicture } from "./saving.js";
 import { camera, placed, receive, snap } from "./sources.js";
@@ -309,50 +310,25 @@ function putFrame(picture, [width, height], fit = byId("fit").value) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Keys
+// What keys do, besides those of the canvas
 
-const KEYS = [
-  ...TOOLS.map(({ key, name, id }) => ({ key, name, does: () => chooseTool(id) })),
-  { key: "[", name: "Smaller brush", does: () => setSize(chosen.size - 1) },
-  { key: "]", name: "Larger brush", does: () => setSize(chosen.size + 1) },
-  { key: "p", name: "D's patch map", does: () => byId("patches").click() },
-  { key: "n", name: "New noise", does: () => byId("new-seed").click() },
-  { key: "?", name: "This table", does: () => byId("help").showModal() },
-];
-
-function undo() {
-  say(drawing.undo() ? "Undone." : "Nothing to undo.");
-}
-function redo() {
-  say(drawing.redo() ? "Done again." : "Nothing to do again.");
-}
-
-function onKey(event) {
-  const typing = event.target.closest("input:not([type=range], [type=checkbox]), select, textarea, dialog");
-  if (typing || event.defaultPrevented) return;
-  const key = event.key.toLowerCase();
-  if (event.ctrlKey || event.metaKey) {
-    if (key === "z") (event.shiftKey ? redo : undo)();
-    else if (key === "y") redo();
-    else return;
-    event.preventDefault();
-    return;
-  }
-  const allowed = byId("single-keys").checked || byId("drawing").contains(event.target);
-  if (!allowed || event.altKey) return;
-  const colour = /^\d$/.test(key) && colours[(Number(key) + 9) % 10];
-  const found = KEYS.find((one) => one.key === key);
-  if (colour) {
-    chooseColour(colour.rgb.join(","));
-    say(colour.name);
-  } else if (found) {
-    found.does();
-    if (found.name !== "This table") say(found.name);
-  } else {
-    return;
-  }
-  event.preventDefault();
-}
+const acts = {
+  keys: [
+    ...TOOLS.map(({ key, name, id }) => ({ key, name, does: () => chooseTool(id) })),
+    { key: "[", name: "Smaller brush", does: () => setSize(chosen.size - 1) },
+    { key: "]", name: "Larger brush", does: () => setSize(chosen.size + 1) },
+    { key: "p", name: "D's patch map", does: () => byId("patches").click() },
+    { key: "n", name: "New noise", does: () => byId("new-seed").click() },
+    { key: "?", name: "This table", does: () => byId("help").showModal() },
+  ],
+  undo: () => say(drawing.undo() ? "Undone." : "Nothing to undo."),
+  redo: () => say(drawing.redo() ? "Done again." : "Nothing to do again."),
+  digit(number) {
+    const colour = colours[number];
+    if (colour) chooseColour(colour.rgb.join(","));
+    return colour?.name;
+  },
+};
 
 function showOverlay() {
   const on = byId("patches").checked && !byId("patches-part").hidden;
@@ -363,8 +339,8 @@ function showOverlay() {
 // ---------------------------------------------------------------------------------------------------------------
 
 function connect() {
-  byId("undo").addEventListener("click", undo);
-  byId("redo").addEventListener("click", redo);
+  byId("undo").addEventListener("click", acts.undo);
+  byId("redo").addEventListener("click", acts.redo);
   byId("clear").addEventListener("click", () => {
     drawing.begin();
     drawing.clear(chosen.background);
@@ -392,19 +368,7 @@ function connect() {
   });
   byId("help-open").addEventListener("click", () => byId("help").showModal());
   byId("help-close").addEventListener("click", () => byId("help").close());
-  byId("keys").append(
-    ...[...KEYS, { key: "1 \u2026 9, 0", name: "Colours" }, { key: "Ctrl Z", name: "Undo" }, { key: "Ctrl Shift Z", name: "Redo" }].map(
-      ({ key, name }) => {
-        const row = document.createElement("tr");
-        const cell = document.createElement("th");
-        cell.scope = "row";
-        cell.append(Object.assign(document.createElement("kbd"), { textContent: key.length === 1 ? key.toUpperCase() : key }));
-        row.append(cell, Object.assign(document.createElement("td"), { textContent: name }));
-        return row;
-      },
-    ),
-  );
-  document.addEventListener("keydown", onKey);
+  listenForKeys(acts, { table: byId("keys"), single: byId("single-keys"), near: byId("drawing"), say });
   receive({
     page: document, frame: byId("frame"), file: byId("file"), choose: byId("choose"),
     got: (picture) => {
