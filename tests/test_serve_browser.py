@@ -638,3 +638,31 @@ def test_the_newest_drawing_is_what_is_shown_at_the_end(room: Callable[..., Room
     here.follows("one")
     here.follows("two")
     here.well()
+
+
+def test_what_comes_late_is_not_shown(room: Callable[..., Room]) -> None:
+    here = room(model("one", LABELS))
+    page = here.page
+    here.follows("one")
+    late: list[Any] = []
+    page.route("**/api/translate*", lambda route: route.continue_() if late else late.append(route))
+    here.choose("fill")
+    here.colour("door")
+    page.mouse.click(*here.at(3, 3))
+    here.until("document.querySelector('.panel.busy') !== null")
+    here.colour("wall")
+    page.mouse.click(*here.at(3, 3))
+    here.settle()
+    here.follows("one")
+    shown = here.output("one")
+    asked = late[0].request
+    old = page.request.post(
+        asked.url,
+        data=asked.post_data_buffer,
+        headers={"Content-Type": "image/png", "Accept": "application/json"},
+    )
+    with page.expect_response("**/api/translate*"):
+        late[0].fulfill(status=200, content_type="application/json", body=old.body())
+    page.wait_for_timeout(300)
+    np.testing.assert_array_equal(here.output("one"), shown)
+    here.well()
