@@ -266,6 +266,15 @@ class Translator:
 
     def pixels(self, image: Array | str | Path | Image.Image) -> Array:
         """What `__call__` takes, as (H, W, C) file values; a PIL image as its file would be read."""
+        array = self._pixels(image)
+        if array.ndim == 3 and array.size and not images.valid_pixels(array).any():
+            name = image if isinstance(image, str | Path) else "The image"
+            raise ImageError(
+                f"{name}: all its pixels are NaN, so there is nothing to translate; leave it out."
+            )
+        return array
+
+    def _pixels(self, image: Array | str | Path | Image.Image) -> Array:
         if isinstance(image, str | Path):
             spec = self.source_spec
             return images.read_image(

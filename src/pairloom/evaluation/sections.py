@@ -45,8 +45,8 @@ from pairloom.translator import Translator
 LADDER_PAIRS = 32
 """The ladder of controls measures at most so many pairs, evenly chosen: it has ten rows."""
 FILLED = (
-    "Networks, patches and spectra see whole images: pixels that count for nothing are the same mid-grey in "
-    "outputs and targets."
+    "Networks and comparisons of sets see whole images: pixels that count for nothing are the same mid-grey "
+    "in outputs and targets."
 )
 """What figures mean that cannot leave pixels out."""
 NOISE_PAIRS, NOISE_SAMPLES = 8, 4
