@@ -23,16 +23,16 @@ from pairloom.tile_kernels import Convolution, Kernel, Pointwise, Resized, Span,
 from pairloom.tile_moments import Moments
 
 
-def _same(x: Tensor) -> Tensor:
+def _same(x: Tensor, in_place: bool = False) -> Tensor:
     return x
 
 
-def _relu(x: Tensor) -> Tensor:
-    return F.relu(x)
+def _relu(x: Tensor, in_place: bool = False) -> Tensor:
+    return F.relu(x, in_place)
 
 
-def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.2)
+def _leaky(x: Tensor, in_place: bool = False) -> Tensor:
+    return F.leaky_relu(x, 0.2, in_place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,8 @@ class Step:
     macs: int = 0
     """Multiplications with additions for each position that the kernel counts."""
     join: str = "concat"
-    before: Callable[[Tensor], Tensor] = _same
+    before: Callable[[Tensor, bool], Tensor] = _same
+    """An activation; the second argument: may it change its input?"""
     norm: nn.Module | None = None
     after: Callable[[Tensor], Tensor] = _same
     dropout: Dropout | None = None
@@ -66,10 +67,9 @@ class Step:
     def raw(self, inputs: list[Tensor], have: Window, want: Window, sizes: tuple[int, int]) -> Tensor:
         """The kernel's result. Shapes: each input (1, C, *have) -> (1, C', *want)."""
         if len(inputs) == 1:
-            x = inputs[0]
-        else:
-            x = torch.cat(inputs, 1) if self.join == "concat" else inputs[0] + inputs[1]
-        return self.kernel(self.before(x), have, want, sizes)
+            return self.kernel(self.before(inputs[0], False), have, want, sizes)
+        x = torch.cat(inputs, 1) if self.join == "concat" else inputs[0] + inputs[1]
+        return self.kernel(self.before(x, True), have, want, sizes)
 
     def finished(self, raw: Tensor, window: Window, key: int | None, moments: Moments | None) -> Tensor:
         """Normalised with frozen statistics, activated, dropped. Shapes: (1, C, *window) -> same."""

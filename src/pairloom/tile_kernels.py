@@ -35,12 +35,15 @@ def hull(a: Span, b: Span) -> Span:
 
 
 def framed(x: Tensor, have: Window, want: Window) -> Tensor:
-    """The values of a window out of another: cropped, and zeros where it reaches outside.
+    """The values of a window out of another: a view where they are there, zeros where it reaches outside.
 
     Shapes: (N, C, *have) -> (N, C, *want).
     """
-    (top, bottom), (left, right) = ((h[0] - w[0], w[1] - h[1]) for h, w in zip(have, want, strict=True))
-    return F.pad(x, (left, right, top, bottom)) if (top, bottom, left, right) != (0, 0, 0, 0) else x
+    (top, bottom), (left, right) = ((w[0] - h[0], h[1] - w[1]) for h, w in zip(have, want, strict=True))
+    height, width = x.shape[-2:]
+    x = x[..., max(top, 0) : height - max(bottom, 0), max(left, 0) : width - max(right, 0)]
+    padding = [max(-side, 0) for side in (left, right, top, bottom)]
+    return F.pad(x, padding) if any(padding) else x
 
 
 class Kernel(Protocol):

@@ -28,6 +28,8 @@ SAMPLE_PX, SAMPLE_SIDE = 128, 16
 """A sample is up to SAMPLE_SIDE x SAMPLE_SIDE windows of SAMPLE_PX, evenly spread from border to border."""
 MACS_PER_BYTE = 100
 """What a byte to or from a file costs, in multiplications: some 50 G/s of them against 500 MB/s."""
+SLACK = 16 * 2**20
+"""For what the allocator keeps, in bytes; a quarter more than counted besides."""
 SPILL = 16
 """Files may take this many times the memory."""
 
@@ -332,18 +334,23 @@ class _Pass:
     def _memory(self, rows: tuple[Span, ...], columns: tuple[Span, ...]) -> int:
         """What the evaluation of a window in the middle holds at the same time."""
         steps = self.graph.steps
-        here = [self.spans(axis, spans[len(spans) // 2]) for axis, spans in enumerate((rows, columns))]
+        here = [self.spans(axis, spans[(len(spans) - 1) // 2]) for axis, spans in enumerate((rows, columns))]
         held = {n: 4 * steps[n].channels * area((here[0][n], here[1][n])) for n in here[0]}
         users = {
             n: max((m for m in held if self.computed(m) and n in steps[m].inputs), default=n) for n in held
         }
         most = 0
         for n in sorted(held):
+            step, made = steps[n], held[n]
             live = sum(size for m, size in held.items() if m < n <= users[m])
-            taken = sum(held[m] for m in steps[n].inputs) if self.computed(n) else 0
-            # Joined and activated, framed, and the kernel's own order of its input; the result, normalised.
-            most = max(most, live + 3 * taken + 3 * held[n])
-        return most
+            taken = sum(held[m] for m in step.inputs) if self.computed(n) else 0
+            # The hash of a z takes 64-bit numbers, several at a time.
+            drawn = 10 * made if step.dropout else 32 * made // step.channels if n == 0 else 0
+            # Joined or activated, then padded; or the result, normalised, activated or dropped.
+            most = max(most, live + 2 * taken + made, live + 3 * made + drawn)
+        if self.target == self.graph.last:
+            most += 5 * held[self.target]  # the places to be translated again, and what `write` makes of it
+        return most * 5 // 4 + SLACK
 
     def beyond(self, axis: int, spans: tuple[Span, ...]) -> int:
         """How far it reaches beyond its windows, in pixels of the image."""

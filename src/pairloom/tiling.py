@@ -287,6 +287,7 @@ class Passes:
         """
         graph, kept = self.graph, frozenset(self.maps)
         rows, columns = (graph.spans(target, wanted, axis, kept) for axis, wanted in enumerate(window))
+        computed = [n for n in rows if n == target or n not in kept]
         values: dict[int, Tensor] = {}
         for n in sorted(rows):
             step, have = graph.steps[n], (rows[n], columns[n])
@@ -300,7 +301,7 @@ class Passes:
             if n == target:
                 return found
             for m in step.inputs:  # free what no later step of this window takes
-                if m in values and not any(m in graph.steps[later].inputs for later in rows if later > n):
+                if m in values and not any(m in graph.steps[later].inputs for later in computed if later > n):
                     del values[m]
             values[n] = step.finished(found, have, self.key, self.moments.get(n))
         raise AssertionError("the target is among its own steps")
