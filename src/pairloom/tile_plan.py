@@ -28,8 +28,10 @@ SAMPLE_PX, SAMPLE_SIDE = 128, 16
 """A sample is up to SAMPLE_SIDE x SAMPLE_SIDE windows of SAMPLE_PX, evenly spread from border to border."""
 MACS_PER_BYTE = 100
 """What a byte to or from a file costs, in multiplications: some 50 G/s of them against 500 MB/s."""
-SLACK = 16 * 2**20
+SLACK = 64 * 2**20
 """For what the allocator keeps, in bytes; a quarter more than counted besides."""
+PLACES = 3
+"""At most so many places are translated again to measure the mismatch."""
 SPILL = 16
 """Files may take this many times the memory."""
 
@@ -75,6 +77,8 @@ class TilePlan:
     tile_px: int
     halo_px: int
     """How far what the last pass reads (image and kept maps) reaches beyond a tile, at most."""
+    places: tuple[Window, ...]
+    """Where the result is computed once more, to measure the mismatch."""
     read_px: tuple[int, int]
     """The largest window that is read of the image in any pass: height and width."""
     macs: int
@@ -220,6 +224,7 @@ def _plan(graph: Graph, size: tuple[int, int], room: _Room, gathered: Gathered, 
                 tuple(n for n in sorted(kept) if ends[n] == i),
             )
         )
+    places = _places(stages[-1], graph.stride, size)
     final = _Pass(graph, last, kept, frozenset(in_memory), size)
     return TilePlan(
         size=size,
@@ -227,7 +232,8 @@ def _plan(graph: Graph, size: tuple[int, int], room: _Room, gathered: Gathered, 
         split=split if kept else None,
         tile_px=stages[-1].tile,
         halo_px=max(final.beyond(0, stages[-1].rows), final.beyond(1, stages[-1].columns)),
-        read_px=_largest_read(graph, stages, kept),
+        places=places,
+        read_px=_largest_read(graph, stages, places, kept),
         macs=sum(stage.macs for stage in stages),
         whole_macs=graph.whole_macs(),
         statistics=gathered,
@@ -346,7 +352,7 @@ class _Pass:
             taken = sum(held[m] for m in step.inputs) if self.computed(n) else 0
             # The hash of a z takes 64-bit numbers, several at a time.
             drawn = 10 * made if step.dropout else 32 * made // step.channels if n == 0 else 0
-            # Joined or activated, then padded; or the result, normalised, activated or dropped.
+            # Joined or activated, then padded; or the result, normalised, activated or dropped, or measured.
             most = max(most, live + 2 * taken + made, live + 3 * made + drawn)
         if self.target == self.graph.last:
             most += 5 * held[self.target]  # the places to be translated again, and what `write` makes of it
@@ -372,12 +378,35 @@ def _grid(size: int, side: int, sampled: bool) -> tuple[Span, ...]:
     return tuple((first, first + side) for first in firsts)
 
 
-def _largest_read(graph: Graph, stages: list[Stage], kept: frozenset[int]) -> tuple[int, int]:
+def _places(stage: Stage, stride: int, size: tuple[int, int]) -> tuple[Window, ...]:
+    """Windows around corners where tiles meet: the tiles' grid, moved by a multiple of the stride."""
+    # A tile of one stride has no other in its grid: half as large, and moved by a part of the stride.
+    half = stage.tile // 2 // stride * stride or max(stage.tile // 4, 1)
+    corners = []
+    for spans, side in zip((stage.rows, stage.columns), size, strict=True):
+        borders = [span[0] for span in spans[1:]] or [min(max(side // 2 // stride * stride, half), side)]
+        corners.append(
+            [
+                (max(at - half, 0), min(at + half, side))
+                for at in (borders[len(borders) * i // PLACES] for i in range(PLACES))
+            ]
+        )
+    return tuple(dict.fromkeys(zip(*corners, strict=True)))
+
+
+def _largest_read(
+    graph: Graph, stages: list[Stage], places: tuple[Window, ...], kept: frozenset[int]
+) -> tuple[int, int]:
+    asked = [
+        (stage.target, axis, wanted)
+        for stage in stages
+        for axis, spans in enumerate((stage.rows, stage.columns))
+        for wanted in spans
+    ]
+    asked += [(graph.last, axis, place[axis]) for place in places for axis in (0, 1)]
     largest = [0, 0]
-    for stage in stages:
-        for axis, spans in enumerate((stage.rows, stage.columns)):
-            for wanted in spans:
-                asked = graph.spans(stage.target, wanted, axis, kept).get(0)
-                if asked is not None:
-                    largest[axis] = max(largest[axis], extent(graph.mirrored(axis, asked)))
+    for target, axis, wanted in asked:
+        span = graph.spans(target, wanted, axis, kept).get(0)
+        if span is not None:
+            largest[axis] = max(largest[axis], extent(graph.mirrored(axis, span)))
     return largest[0], largest[1]

@@ -8,6 +8,7 @@ Statistics that a norm takes from the image are gathered over the whole of it fi
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -35,9 +36,6 @@ Write: TypeAlias = Callable[[int, int, Tensor], None]
 """top, left, a tile (C', h, w) on [-1, 1]; each pixel of the image once."""
 Progress: TypeAlias = Callable[[int, int, str], None]
 """Finished windows, of how many, and of what in words."""
-
-PLACES = 3
-"""At most so many places are translated again to measure the mismatch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ def translate_tiled(
         plan: Instead of `plan_tiles(translator, size, memory_bytes, statistics=statistics)`.
 
     Raises:
-        ValueError: As `plan_tiles`; or `read` gives a window of another shape.
+        ValueError: As `plan_tiles`; `read` gives a window of another shape; the disk has too little room.
     """
     started = time.monotonic()
     plan = plan or plan_tiles(translator, size, memory_bytes, statistics=statistics)
@@ -135,6 +133,12 @@ def translate_tiled(
             else:
                 folder = spill / _digest(translator, plan, key)
                 folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
+            if plan.spill_bytes > free:
+                raise ValueError(
+                    f"The maps of this image take {plan.spill_bytes / 2**30:.1f} GiB in {folder}, but"
+                    f" {free / 2**30:.1f} GiB are free; free some or allow more memory."
+                )
             passes = Passes(translator, plan, read, key, folder, save=spill is not None)
             stack.callback(passes.close)
             passes.prepare(progress)
@@ -235,7 +239,7 @@ class Passes:
     ) -> float | None:
         """The tiles that remain; then the largest difference to other tiles, at a few places."""
         stage = self.plan.stages[-1]
-        places = {window: torch.empty(0) for window in self._places(stage)}
+        places = {window: torch.empty(0) for window in self.plan.places}
         for window in _counted(stage, stage.name, progress):
             if (window[0][0], window[1][0]) not in remaining:
                 continue
@@ -259,23 +263,6 @@ class Passes:
         """Shapes: -> (C', *window), on the CPU."""
         last = self.graph.last
         return self.graph.steps[last].finished(self.raw(last, window), window, self.key, None)[0].cpu()
-
-    def _places(self, stage: Stage) -> list[Window]:
-        """Windows around corners where tiles meet: the tiles' grid, moved by a multiple of the stride."""
-        stride = self.graph.stride
-        half = max(stage.tile // 2 // stride * stride, stage.tile // 2 if stage.tile < 2 * stride else 0)
-        corners = []
-        for spans, size in zip((stage.rows, stage.columns), self.plan.size, strict=True):
-            borders = [span[0] for span in spans[1:]] or [max(size // 2 // stride * stride, half)]
-            corners.append([borders[len(borders) * i // PLACES] for i in range(PLACES)])
-        places = [
-            tuple(
-                (max(at - half, 0), min(at + half, side))
-                for at, side in zip(corner, self.plan.size, strict=True)
-            )
-            for corner in zip(*corners, strict=True)
-        ]
-        return list(dict.fromkeys((rows, columns) for rows, columns in places))
 
     # --------------------------------------------------------------------------------------------------------
     # One window
