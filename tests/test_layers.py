@@ -122,7 +122,8 @@ def test_presets_know_only_the_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["translator", "checkpoint", "rundir", "describe", "health", "devices", "pictures", "tracking"]
+    "room",
+    ["translator", "tiling", "checkpoint", "rundir", "describe", "health", "devices", "pictures", "tracking"],
 )
 def test_whoever_uses_a_model_does_not_load_how_it_was_made(room: str) -> None:
     loaded = reachable(f"pairloom.{room}")

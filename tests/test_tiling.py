@@ -262,6 +262,7 @@ def test_the_arithmetic_of_large_images_stays_within_the_bounds(base: int) -> No
         known.target_spec,
         replace(presets.paper(), generator=config),
     )
+    assert plan_tiles(translator, (4000, 6000), split=ABOVE).halo_px == 511, "the sum over all kernels"
     for size in ((4000, 6000), (40_000, 40_000)):
         for norm_stats, statistics, most in (("running", "fixed", 2), ("image", "exact", 3)):
             translator.generator.set_norm_stats(norm_stats)  # type: ignore[arg-type]
