@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -493,3 +494,17 @@ def test_what_cannot_be_tiled_is_refused_in_one_sentence() -> None:
         translate_tiled(known, lambda *window: canvas.read(*window)[:1], (20, 20), canvas.write)
     with pytest.raises(ValueError, match="The plan is for"):
         canvas.translate(known, plan=plan_tiles(known, (64, 64)))
+    with pytest.raises(ValueError, match="with the memory and the settings of the first call"):
+        canvas.translate(known, done=[(0, 3)])
+
+
+@pytest.mark.parametrize("plan_in", ["file"], indirect=True)
+def test_a_full_disk_is_said_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, plan_in: str, tmp_path: Path
+) -> None:
+    translator, canvas = model(norm_stats="image"), Canvas(picture(45, 61))
+    plan = _plan(translator, plan_in)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=plan.spill_bytes - 1))
+    with pytest.raises(ValueError, match="GiB are free"):
+        canvas.translate(translator, plan=plan, spill=tmp_path)
+    assert not canvas.reads

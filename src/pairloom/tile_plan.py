@@ -8,9 +8,9 @@ shallower split, and the room that the maps take grows: the plan counts both.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 
 from pairloom.tile_graph import Graph
 from pairloom.tile_kernels import Span, Window, area, extent
@@ -100,10 +100,6 @@ class TilePlan:
     def tiles(self) -> list[tuple[int, int]]:
         """(top, left) of every tile of the result, row by row."""
         return [(rows[0], columns[0]) for rows, columns in self.stages[-1].windows()]
-
-    def describe(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 def plan_tiles(

@@ -116,13 +116,19 @@ def translate_tiled(
         plan: Instead of `plan_tiles(translator, size, memory_bytes, statistics=statistics)`.
 
     Raises:
-        ValueError: As `plan_tiles`; `read` gives a window of another shape; the disk has too little room.
+        ValueError: As `plan_tiles`; `done` is of another plan; `read` gives a window of another shape; or the
+            disk has too little room.
     """
     started = time.monotonic()
     plan = plan or plan_tiles(translator, size, memory_bytes, statistics=statistics)
     if plan.size != tuple(size):
         raise ValueError(f"The plan is for {plan.size} (height, width), but the image is {tuple(size)}.")
     assert not translator.generator.training, "inference never drops by torch's RNG nor moves averages"
+    if foreign := set(done).difference(plan.tiles):
+        raise ValueError(
+            f"The tile at {min(foreign)} (top, left) is done, but tiles of {plan.tile_px} px have none there;"
+            " continue with the memory and the settings of the first call."
+        )
     remaining = [tile for tile in plan.tiles if tile not in set(done)]
     mismatch = None
     if remaining:
@@ -133,7 +139,8 @@ def translate_tiled(
             else:
                 folder = spill / _digest(translator, plan, key)
                 folder.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(folder).free
+            left = sum(file.stat().st_size for file in folder.iterdir())
+            free = shutil.disk_usage(folder).free + left
             if plan.spill_bytes > free:
                 raise ValueError(
                     f"The maps of this image take {plan.spill_bytes / 2**30:.1f} GiB in {folder}, but"
