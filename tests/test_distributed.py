@@ -24,7 +24,7 @@ from pairloom import distributed
 from pairloom.checkpoint import load_state, steps
 from pairloom.cli import main
 from pairloom.config import Config
-from pairloom.data import find_pairs, measure_specs, training_batches
+from pairloom.data import View, find_pairs, measure_specs, training_batches
 from pairloom.devices import DeviceError
 from pairloom.exchange import BUCKET, Exchange
 from pairloom.fit import train
@@ -298,7 +298,7 @@ def test_each_process_reads_its_slice_of_every_batch(tiny_data):
     pairs = find_pairs(config)
     specs = measure_specs(pairs.split("train"), config)
 
-    def batches(workers: int, **share: int) -> list[tuple[Tensor, Tensor]]:
+    def batches(workers: int, **share: int) -> list[View]:
         return list(
             training_batches(
                 pairs, *specs, config, batch_size=4, seed=3, start=4, stop=20, workers=workers, **share
@@ -308,7 +308,7 @@ def test_each_process_reads_its_slice_of_every_batch(tiny_data):
     whole = batches(0)
     for workers in (0, 2):
         shares = [batches(workers, rank=rank, ranks=2) for rank in range(2)]
-        for k, (x, y) in enumerate(whole):
+        for k, (x, y, _) in enumerate(whole):
             assert torch.equal(x, torch.cat([share[k][0] for share in shares]))
             assert torch.equal(y, torch.cat([share[k][1] for share in shares]))
         assert all(len(share) == len(whole) == 4 for share in shares)

@@ -27,7 +27,7 @@ from pairloom.large import goes_by_tiles, translate_large
 from pairloom.memory import activation_bytes_per_pixel, whole_image_bytes
 from pairloom.networks import build_generator
 from pairloom.progress import Interrupted
-from pairloom.tiling import plan_tiles
+from pairloom.tile_plan import plan_tiles
 from pairloom.translator import Semantics, Translator
 from test_translator import labels, model, picture, spec
 from test_windows import zarr_image

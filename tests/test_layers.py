@@ -138,7 +138,7 @@ def test_presets_know_only_the_configuration() -> None:
     "room",
     [
         *("export", "translator", "checkpoint", "rundir", "describe", "health", "devices", "pictures"),
-        *("tracking", "large"),
+        *("tracking", "large", "tiling"),
     ],
 )
 def test_whoever_uses_a_model_does_not_load_how_it_was_made(room: str) -> None:

@@ -133,7 +133,7 @@ class Graph(nn.Module):
 class _GivenMask(Dropout):
     """Dropout whose factors are given instead of drawn."""
 
-    def forward(self, x: Tensor, key: Any) -> Tensor:
+    def forward(self, x: Tensor, key: Any, at: tuple[int, int] = (0, 0)) -> Tensor:
         """Drop. Shapes: x (N, C, H, W), key {layer: (1, C, H, W)} -> (N, C, H, W)."""
         factors: Tensor = key[self.layer]
         return x * factors.to(x.dtype)

@@ -22,7 +22,8 @@ from pairloom.memory import whole_image_bytes
 from pairloom.pixels import leave_out
 from pairloom.progress import Interrupted, StopSignals
 from pairloom.stacks.opening import is_stack, open_stack
-from pairloom.tiling import TileReport, plan_tiles, translate_tiled
+from pairloom.tile_plan import plan_tiles
+from pairloom.tiling import TileReport, translate_tiled
 from pairloom.translator import Translator
 from pairloom.unfinished import Unfinished
 from pairloom.windows import GIB, ImageWindows, open_windows
@@ -80,8 +81,8 @@ def translate_large(
 
     Raises:
         ImageError: The source cannot be read or is of another kind than the model's; the folder of an
-            unfinished job holds another one, or is in use; the disk has not enough room.
-        ValueError: The memory is less than a tile takes.
+            unfinished job holds another one, or is in use; the disk or the memory has not enough room; or the
+            model cannot be tiled.
         Interrupted: SIGINT or SIGTERM came; the tile at work was finished.
     """
     source, out = Path(source), Path(out)
@@ -89,7 +90,10 @@ def translate_large(
     with open_windows(source, translator.source_spec, memory_bytes=memory_bytes) as image:
         _check_source(image, translator.source_spec)
         size, left = (image.height, image.width), memory_bytes - image.reserved_bytes
-        plan = plan_tiles(translator, size, left, statistics=statistics)
+        try:
+            plan = plan_tiles(translator, size, left, statistics=statistics)
+        except ValueError as error:
+            raise ImageError(f"{source}: {error}") from error
         job = {
             "source": unfinished.fingerprint(source),
             "weights": unfinished.weights_digest(translator),

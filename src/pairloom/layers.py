@@ -62,8 +62,10 @@ class Dropout(nn.Module):
         super().__init__()
         self.rate, self.layer = rate, layer
 
-    def forward(self, x: Tensor, key: int | None) -> Tensor:
+    def forward(self, x: Tensor, key: int | None, at: tuple[int, int] = (0, 0)) -> Tensor:
         """Drop. In eval mode the mask is a function of (key, layer, position); key None: no dropout.
+
+        `at`: where the first row and column of x stand, when x is a window of the whole map.
 
         Shapes: (N, C, H, W) -> same; one mask for all N, so that no image depends on its neighbours.
         """
@@ -71,7 +73,7 @@ class Dropout(nn.Module):
             return F.dropout(x, self.rate, training=True)
         if key is None:
             return x
-        keep = noise.uniform(key, self.layer, *x.shape[1:], device=x.device) >= self.rate
+        keep = noise.uniform(key, self.layer, *x.shape[1:], device=x.device, at=at) >= self.rate
         return x * (keep.to(x.dtype) / (1 - self.rate))
 
 
@@ -82,8 +84,10 @@ def make_norm(name: NormName, channels: int) -> nn.Module:
     return nn.InstanceNorm2d(channels) if name == "instance" else nn.Identity()
 
 
-def gaussian_z(x: Tensor, key: int | None, *, training: bool) -> Tensor:
+def gaussian_z(x: Tensor, key: int | None, *, training: bool, at: tuple[int, int] = (0, 0)) -> Tensor:
     """The other z: one channel of noise beside x; at inference a function of (key, position), or zeros.
+
+    `at`: where the first row and column of x stand, when x is a window of the whole image.
 
     Shapes: x (N, C, H, W) -> (N, 1, H, W).
     """
@@ -92,7 +96,7 @@ def gaussian_z(x: Tensor, key: int | None, *, training: bool) -> Tensor:
         return torch.randn(n, 1, height, width, device=x.device, dtype=x.dtype)
     if key is None:
         return x.new_zeros(n, 1, height, width)
-    return noise.normal(key, 0, 1, height, width, device=x.device).to(x.dtype).expand(n, -1, -1, -1)
+    return noise.normal(key, 0, 1, height, width, device=x.device, at=at).to(x.dtype).expand(n, -1, -1, -1)
 
 
 def set_norm_stats(net: nn.Module, stats: NormStats) -> None:

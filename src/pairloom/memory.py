@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pairloom.networks import ResNet, UNet, build_generator
 from pairloom.translator import Translator
 
 MARGIN = 2.0
@@ -42,8 +43,10 @@ def activation_bytes_per_pixel(translator: Translator) -> float:
     """The most bytes alive at once while the generator runs, for each pixel of a large image."""
     if (known := _KNOWN.get(translator)) is not None:
         return known
-    generator = translator.generator
-    side = -(-_SIDE // generator.stride) * generator.stride
+    generator: nn.Module = translator.generator
+    if not isinstance(generator, UNet | ResNet):  # an exported file: the network that it was
+        generator = build_generator(translator.config.generator).eval()
+    side = -(-_SIDE // translator.generator.stride) * translator.generator.stride
     shape = (1, translator.source_spec.tensor_channels, side, side)
     peak_bytes = _peak_bytes(generator, shape, key=0 if translator.semantics.dropout else None)
     return _KNOWN.setdefault(translator, peak_bytes / side**2)
