@@ -142,8 +142,8 @@ def _two_folders(
             where = f"the other side, which has no {split} folder" if other is None else shown(other, base)
             unpaired += [
                 f"{shown(own / file, base)} has no partner in {where}"
-                for name, file in in_order(files)
-                if own is not None and name not in partners
+                for name, file in in_order({n: f for n, f in files.items() if n not in partners})
+                if own is not None
             ]
     unpaired += beside(roots, [*a.values(), *b.values()], base=base)
     return PairSet("two folders", tuple(pairs), tuple(unpaired))

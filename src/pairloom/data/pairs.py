@@ -64,7 +64,11 @@ class ImageRef:
             ImageError: The file cannot be read.
             DataError: A side-by-side file is of odd width.
         """
-        return self.cut(_read_file(self.path, how, self.part))
+        return self.cut(self.whole(how))
+
+    def whole(self, how: ImageSpec | DataConfig | None) -> Array:
+        """The pixels of the whole file, of which a half may be this side."""
+        return _read_file(self.path, how, self.part)
 
 
 def _read_file(path: Path, how: ImageSpec | DataConfig | None, part: Part) -> Array:
@@ -105,9 +109,7 @@ class Pair:
         """
         if (self.source.path, self.source.part) != (self.target.path, self.target.part):
             return self.source.read(source), self.target.read(target)
-        array = _read_file(
-            self.source.path, source, self.source.part
-        )  # one file, one policy on alpha and pages
+        array = self.source.whole(source)  # one file, one policy on alpha and pages
         return self.source.cut(array), self.target.cut(array)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pairloom.data.pairs import DataError
 from pairloom.disk import reading
 from pairloom.images import ImageError
 from pairloom.stacks.dicom import files_of, is_dicom_file, series_of
+from pairloom.stacks.suffixes import suffix_of
 
 
 def is_series(folder: Path) -> bool:
@@ -16,8 +18,9 @@ def is_series(folder: Path) -> bool:
     Raises:
         DataError: It mixes series.
     """
-    if not any(is_dicom_file(path) for path in folder.iterdir()):
-        return False
+    with os.scandir(folder) as entries:  # most names say that they are none
+        if not any(_may_be(entry.name) and is_dicom_file(Path(entry.path)) for entry in entries):
+            return False
     files = files_of(folder)
     if len(files) == 1:
         return False
@@ -33,3 +36,7 @@ def is_series(folder: Path) -> bool:
             "of its own."
         )
     return count == 1
+
+
+def _may_be(name: str) -> bool:
+    return suffix_of(name).lower() in ("", ".dcm", ".dicom")

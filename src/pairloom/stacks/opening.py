@@ -17,15 +17,8 @@ def is_stack(path: Path, axis: str = "auto") -> bool:
     """Whether a file, or a folder, is read as a stack: by its name, with a slice axis also TIFF and NPY."""
     if is_always_stack(path) or (axis != "auto" and may_be_stack(path)):
         return True
-    return path.is_dir() and path.suffix.lower() not in (
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".npy",
-    )
+    flat = path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy")
+    return not flat and path.is_dir()
 
 
 def open_stack(path: str | Path, part: Part = WHOLE) -> Stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import PurePath
 
 SUFFIXES = frozenset({".nii", ".nii.gz", ".npz", ".dcm", ".dicom", ".zarr"})
@@ -11,11 +12,14 @@ _DOUBLE = (".nii.gz", ".ome.tif", ".ome.tiff", ".ome.zarr")
 
 def suffix_of(path: str | PurePath) -> str:
     """As written, with both parts of `.nii.gz`, `.ome.tif`, `.ome.tiff` and `.ome.zarr`."""
-    name = PurePath(path).name
-    for double in _DOUBLE:
-        if name.lower().endswith(double) and len(name) > len(double):
-            return name[-len(double) :]
-    return PurePath(name).suffix
+    # Without a PurePath for each: names are asked for by the hundred thousand.
+    name = path.name if isinstance(path, PurePath) else os.path.basename(path) or PurePath(path).name
+    if name.lower().endswith(_DOUBLE):
+        for double in _DOUBLE:
+            if name.lower().endswith(double) and len(name) > len(double):
+                return name[-len(double) :]
+    dot = name.rfind(".")
+    return name[dot:] if 0 < dot < len(name) - 1 else ""
 
 
 def stem_of(path: str) -> str:
