@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import struct
 import threading
 import zlib
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from pairloom.images import ImageError, Part, read_image
 from pairloom.pixels import DTYPES, Alpha, Array, PageAxis
+from pairloom.stacks.stack import WHOLE
 
 SUFFIX = ".block"
 TEMPORARY = ".tmp"
@@ -39,7 +41,7 @@ _INDEX_BYTES = 8 * len(COLUMNS) + 4
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An image file as it is decoded; the key is all that its values depend on, but for the file's content."""
+    """An image as it is decoded; the key is all that its values depend on, but for the content of its file."""
 
     path: Path
     part: Part
@@ -54,7 +56,7 @@ class Wanted:
 
 def key_of(path: Path, part: Part, alpha: str, page_axis: str) -> str:
     """See `Wanted.key`."""
-    return f"{path}\0{part}\0{alpha}\0{page_axis}"
+    return f"{path}\0{'' if part == WHOLE else part}\0{alpha}\0{page_axis}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def _write_images(
         if offset + array.nbytes > room:
             return keys, rows, done, True
         file.write(bytes(offset - file.tell()))
-        values = memoryview(array).cast("B")
+        values = array.reshape(-1).view(np.uint8).data
         file.write(values)
         keys.append(image.key)
         place = (offset, *array.shape, DTYPES.index(array.dtype.name), zlib.crc32(values))
@@ -154,20 +156,21 @@ def read_index(path: Path) -> tuple[list[str], NDArray[np.int64]] | None:
 
 
 def image_in(block: Array, row: NDArray[np.int64], *, check: bool) -> Array | None:
-    """A copy of one image of a block that is mapped as bytes; None: its values are not those that were written.
+    """A copy of an image of a block that is mapped as bytes; None: the values are not those written.
 
     Shapes: -> (H, W, C).
     """
     _, _, offset, height, width, channels, dtype, crc = (int(value) for value in row)
     kind = np.dtype(DTYPES[dtype])
     values = np.array(block[offset : offset + height * width * channels * kind.itemsize])
-    if check and zlib.crc32(values) != crc:
+    if check and zlib.crc32(values.data) != crc:
         return None
     return values.view(kind).reshape(height, width, channels)
 
 
 def end_with_parent() -> None:
     """In a process that writes blocks: end when the one that asked for them has, however it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the parent's to obey
     parent = parent_process()
     assert parent is not None
 

@@ -13,11 +13,12 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pairloom.config import DataConfig
-from pairloom.data.blocks import BLOCK_BYTES, SUFFIX, TEMPORARY, Wanted, Written, end_with_parent
-from pairloom.data.blocks import image_in, key_of, read_index, write_block
+from pairloom.data.blocks import (
+    BLOCK_BYTES,
+    SUFFIX,
+    TEMPORARY,
+    Wanted,
+    Written,
+    end_with_parent,
+    image_in,
+    key_of,
+    read_index,
+    write_block,
+)
 from pairloom.data.pairs import ImageRef, Pair
 from pairloom.images import ImageSpec
 from pairloom.pixels import Array
@@ -64,11 +75,11 @@ class Stamps:
         self._known: dict[Path, tuple[int, int] | None] = {}
 
     def of(self, path: Path) -> tuple[int, int] | None:
-        """Bytes, and nanoseconds of the last change; None: it is gone, or a folder, which has no such time."""
+        """Bytes, and nanoseconds of the last change; None: it is gone, or a folder, whose time says little."""
         if path not in self._known:
             try:
                 found = os.stat(path)
-                folder = os.path.isdir(path) if found.st_mode & 0o170000 == 0o040000 else False
+                folder = stat.S_ISDIR(found.st_mode)
                 self._known[path] = None if folder else (found.st_size, found.st_mtime_ns)
             except OSError:
                 self._known[path] = None
@@ -126,15 +137,17 @@ class Decoded:
 
     def over(self, pair: Pair) -> Pair:
         """The same pair, whose images are read from here where they can be."""
-        sides = (CachedRef(ref.path, ref.half, ref.part, self) for ref in (pair.source, pair.target))
-        return Pair(pair.name, *sides, pair.split, pair.group, pair.hole, pair.mask)
+        return replace(pair, source=self._ref(pair.source), target=self._ref(pair.target))
+
+    def _ref(self, ref: ImageRef) -> ImageRef:
+        return CachedRef(ref.path, ref.half, ref.part, self) if type(ref) is ImageRef else ref
 
 
 @dataclass(frozen=True, slots=True)
 class CachedRef(ImageRef):
     """An image that is looked for in the cache before its file is opened."""
 
-    decoded: Decoded | None = None
+    decoded: Decoded | None = field(default=None, repr=False, compare=False)
 
     def whole(self, how: ImageSpec | DataConfig | None) -> Array:
         """See `ImageRef.whole`."""
@@ -146,7 +159,7 @@ class CachedRef(ImageRef):
 
 
 def wanted_images(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec) -> list[Wanted]:
-    """The images that training reads, each once, in the order of the pairs; masks and holes are not among them.
+    """The images that training reads, each once, in the order of the pairs; without masks and holes.
 
     Pairs that do not lie in a folder are left out: other kinds of references read in other ways.
     """
@@ -193,9 +206,8 @@ def decode(folder: Path, wanted: Sequence[Wanted], *, room: int, stamps: Stamps,
                     _build(folder, _missing(wanted, decoded, stamps), room - _bytes_in(folder), say)
                     decoded, _ = _opened(folder, wanted, stamps, room)
         except OSError as error:
-            say(
-                f"Cache: {folder} cannot be written ({error.strerror or error}); what it lacks is decoded anew."
-            )
+            why = error.strerror or error
+            say(f"Cache: {folder} cannot be written ({why}); what it lacks is decoded each time.")
     if not decoded.rows:
         say(f"Cache: nothing is held in {folder}; all images are decoded from their files.")
         return None
@@ -329,10 +341,7 @@ def _build(folder: Path, missing: Sequence[Wanted], room: int, say: Say) -> None
         say(f"Cache: {fault}; what is there is used.")
     elif queue:
         left = sum(len(images) for images in queue)
-        say(
-            f"Cache: it is full (data.cache_gb, or the disk); {left} of {len(missing)} images are decoded anew "
-            "each time."
-        )
+        say(f"Cache: no room for {left} more images (data.cache_gb, or the disk): decoded each time.")
 
 
 def _progress(count: int) -> tqdm[Any]:

@@ -1,4 +1,4 @@
-"""What was measured of the training files, kept in the cache for as long as no file and no setting changes."""
+"""What was measured of the training files, kept in the cache until a file or a setting changes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pairloom.config import CACHE_FIELDS, HOLES, DataConfig
+from pairloom.data.blocks import key_of
 from pairloom.data.cache import Decoded, Say, Stamps, decode, folder_of, wanted_images
 from pairloom.data.pairs import ImageRef, Pair
 from pairloom.disk import writing_whole
@@ -100,7 +101,7 @@ class Cache:
                     if found is None:
                         self._stamp = ""
                         return None
-                    part = f"{ref.path}\0{ref.half}\0{ref.part}\0{found}\n"
+                    part = f"{key_of(ref.path, ref.part, '', '')}\0{ref.half}\0{found}\n"
                     digest.update(part.encode(errors="surrogateescape"))
             self._stamp = digest.hexdigest()[:16]
         return self._stamp or None
