@@ -41,22 +41,19 @@ _INDEX_BYTES = 8 * len(COLUMNS) + 4
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An image as it is decoded; the key is all that its values depend on, but for the content of its file."""
+    """An image as it is to be decoded."""
 
+    key: str
+    """See `key_of`."""
     path: Path
     part: Part
     alpha: Alpha
     page_axis: PageAxis
 
-    @property
-    def key(self) -> str:
-        """The same in every process and on every day."""
-        return key_of(self.path, self.part, self.alpha, self.page_axis)
-
 
 def key_of(path: Path, part: Part, alpha: str, page_axis: str) -> str:
-    """See `Wanted.key`."""
-    return f"{path}\0{'' if part == WHOLE else part}\0{alpha}\0{page_axis}"
+    """All that the values of an image depend on, but for the content of its file."""
+    return f"{path}\0{'' if part is WHOLE or part == WHOLE else part}\0{alpha}\0{page_axis}"
 
 
 @dataclass(frozen=True, slots=True)

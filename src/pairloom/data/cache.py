@@ -45,6 +45,8 @@ from pairloom.images import ImageSpec
 from pairloom.pixels import Array
 
 Say = Callable[[str], None]
+Images = dict[str, Wanted]
+"""By their keys."""
 FEW = 64
 """Up to so many images are decoded here: to start processes would take longer."""
 MOST_AT_ONCE = 2048
@@ -72,18 +74,19 @@ class Stamps:
     """Size and time of files, each looked at once."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[int, int] | None] = {}
+        self._known: dict[str, tuple[int, int] | None] = {}  # texts: to hash a Path is slow
 
     def of(self, path: Path) -> tuple[int, int] | None:
-        """Bytes, and nanoseconds of the last change; None: it is gone, or a folder, whose time says little."""
-        if path not in self._known:
+        """Bytes, and nanoseconds of the last change; None: it is gone, or a folder, not a file."""
+        place = str(path)
+        if place not in self._known:
             try:
-                found = os.stat(path)
+                found = os.stat(place)
                 folder = stat.S_ISDIR(found.st_mode)
-                self._known[path] = None if folder else (found.st_size, found.st_mtime_ns)
+                self._known[place] = None if folder else (found.st_size, found.st_mtime_ns)
             except OSError:
-                self._known[path] = None
-        return self._known[path]
+                self._known[place] = None
+        return self._known[place]
 
 
 @dataclass
@@ -158,12 +161,12 @@ class CachedRef(ImageRef):
         return ImageRef.whole(self, how)
 
 
-def wanted_images(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec) -> list[Wanted]:
+def wanted_images(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec) -> Images:
     """The images that training reads, each once, in the order of the pairs; without masks and holes.
 
     Pairs that do not lie in a folder are left out: other kinds of references read in other ways.
     """
-    wanted: dict[Wanted, None] = {}
+    wanted: Images = {}
     for pair in pairs:
         one = (pair.source.path, pair.source.part) == (pair.target.path, pair.target.part)
         # As `Pair.read` and, of a single photo, `derive.read_photo` decode them.
@@ -171,11 +174,12 @@ def wanted_images(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: Im
         sides = [(pair.source, source_spec), (pair.target, target_spec)]
         for ref, spec in sides[1:] if single else sides[:1] if one else sides:
             if type(ref) is ImageRef:
-                wanted.setdefault(Wanted(ref.path, ref.part, spec.alpha, spec.page_axis))
-    return list(wanted)
+                key = key_of(ref.path, ref.part, spec.alpha, spec.page_axis)
+                wanted[key] = Wanted(key, ref.path, ref.part, spec.alpha, spec.page_axis)
+    return wanted
 
 
-def decode(folder: Path, wanted: Sequence[Wanted], *, room: int, stamps: Stamps, say: Say) -> Decoded | None:
+def decode(folder: Path, wanted: Images, *, room: int, stamps: Stamps, say: Say) -> Decoded | None:
     """What the cache in `folder` holds of the images, after those that it lacks were decoded into it.
 
     One process builds at a time, others wait for it. What was built before an end of any kind is kept.
@@ -220,9 +224,8 @@ def decode(folder: Path, wanted: Sequence[Wanted], *, room: int, stamps: Stamps,
     return decoded
 
 
-def _opened(folder: Path, wanted: Sequence[Wanted], stamps: Stamps, room: int) -> tuple[Decoded, int]:
+def _opened(folder: Path, wanted: Images, stamps: Stamps, room: int) -> tuple[Decoded, int]:
     """What the blocks hold of what is wanted and unchanged; and how many blocks are damaged."""
-    keys = {image.key: image.path for image in wanted}
     decoded = Decoded([], {}, [])
     damaged = 0
     for path in _blocks(folder):
@@ -239,14 +242,14 @@ def _opened(folder: Path, wanted: Sequence[Wanted], stamps: Stamps, room: int) -
         files = index[1][:, :2].tolist()
         number = len(decoded.blocks) - 1
         for row, key in enumerate(index[0]):
-            if key in keys and stamps.of(keys[key]) == tuple(files[row]):
+            if key in wanted and stamps.of(wanted[key].path) == tuple(files[row]):
                 decoded.rows[key] = number, row
     return decoded, damaged + len(_named(folder, DAMAGED))
 
 
-def _missing(wanted: Sequence[Wanted], decoded: Decoded, stamps: Stamps) -> list[Wanted]:
-    # Most often all are there; and what is gone or a folder is not for the cache.
-    return [i for i in wanted if i.key not in decoded and stamps.of(i.path) is not None]
+def _missing(wanted: Images, decoded: Decoded, stamps: Stamps) -> list[Wanted]:
+    # What is gone, or a folder, is not for the cache.
+    return [w for key, w in wanted.items() if key not in decoded and stamps.of(w.path) is not None]
 
 
 def _named(folder: Path, suffix: str) -> list[Path]:

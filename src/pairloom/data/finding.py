@@ -7,13 +7,11 @@ order. Listing opens no image, so that a hundred thousand pairs are listed in se
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gc
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -28,6 +26,7 @@ from pairloom.data.listing import (
     natural,
     shown,
     side_splits,
+    without_collection,
 )
 from pairloom.data.mask_folder import with_masks
 from pairloom.data.pairs import SPLITS, DataError, ImageRef, Pair, PairSet
@@ -62,22 +61,10 @@ def find_pairs(data: DataConfig) -> PairSet:
     if not root.exists():
         raise DataError(f"data.path: {root} does not exist.")
     try:
-        with _without_collection():
+        with without_collection():
             return _found(root, data)
     except OSError as error:
         raise DataError(f"data.path: {error.filename or root} cannot be read ({error.strerror}).") from error
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Of a million new objects all are needed: to look for garbage among them takes a third of the time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _found(root: Path, data: DataConfig) -> PairSet:

@@ -192,18 +192,17 @@ def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
         DataError: A file is no longer there.
     """
     digest = hashlib.sha256()
-    sizes: dict[Path, int] = {}  # the slices of a volume have one file
+    sizes: dict[str, int] = {}  # the slices of a volume have one file
     for pair in pairs.pairs if isinstance(pairs, PairSet) else pairs:
         parts = [pair.name, pair.split]
         for ref in filter(None, (pair.source, pair.target, pair.hole, pair.mask)):
             try:
-                size = (
-                    sizes[ref.path] if ref.path in sizes else sizes.setdefault(ref.path, bytes_of(ref.path))
-                )
+                place = str(ref.path)
+                size = sizes[place] if place in sizes else sizes.setdefault(place, bytes_of(ref.path))
             except OSError as error:
                 raise DataError(f"{ref.path} is no longer readable ({error.strerror}).") from error
             parts += [ref.path.name, str(ref.half), str(size)]
-            parts += [repr(ref.part)] if ref.part != WHOLE else []
+            parts += [repr(ref.part)] if ref.part is not WHOLE and ref.part != WHOLE else []
         # The names of files are bytes, which need not be UTF-8.
         digest.update("\0".join(parts).encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()[:16]

@@ -13,6 +13,7 @@ from typing import Any
 from pairloom.config import CACHE_FIELDS, HOLES, DataConfig
 from pairloom.data.blocks import key_of
 from pairloom.data.cache import Decoded, Say, Stamps, decode, folder_of, wanted_images
+from pairloom.data.listing import without_collection
 from pairloom.data.pairs import ImageRef, Pair
 from pairloom.disk import writing_whole
 from pairloom.images import ImageError, ImageSpec
@@ -65,9 +66,10 @@ class Cache:
         folder = self.folder
         if folder is None:
             return None
-        wanted = wanted_images(self.pairs, source, target)
-        room = round(self.data.cache_gb * 1e9)
-        return decode(folder, wanted, room=room, stamps=self._stamps, say=say)
+        with without_collection():
+            wanted = wanted_images(self.pairs, source, target)
+            room = round(self.data.cache_gb * 1e9)
+            return decode(folder, wanted, room=room, stamps=self._stamps, say=say)
 
     def _recall(self, name: str) -> Any:
         folder, stamp = self.folder, self._files_and_settings()

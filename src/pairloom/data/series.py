@@ -9,7 +9,6 @@ from pairloom.data.pairs import DataError
 from pairloom.disk import reading
 from pairloom.images import ImageError
 from pairloom.stacks.dicom import files_of, is_dicom_file, series_of
-from pairloom.stacks.suffixes import suffix_of
 
 
 def is_series(folder: Path) -> bool:
@@ -39,4 +38,6 @@ def is_series(folder: Path) -> bool:
 
 
 def _may_be(name: str) -> bool:
-    return suffix_of(name).lower() in ("", ".dcm", ".dicom")
+    """Without a suffix, or with one that says so."""
+    bare = "." not in name[1:-1] or name.endswith(".")
+    return bare or name.lower().endswith((".dcm", ".dicom"))
