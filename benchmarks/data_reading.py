@@ -2,10 +2,10 @@
 
     python benchmarks/data_reading.py [--pairs 200] [--size 256] [--rounds 7] [--steps 30]
 
-The readers take turns, A B C D A B C D ..., in one process on one thread; a ratio is the median over the rounds.
-"Read" is from files to file values, "view" from files to the tensors that a network sees. Then a real training
-(`train_step`, one reading worker) goes over JPEG files without and with the cache, and the share of time spent
-waiting for data is taken. The result goes to benchmarks/results/, a file for each kind of machine.
+The readers take turns, A B C A B C ..., in one process on one thread; a ratio is the median over the rounds.
+"Read" is from files to file values, "view" from files to the tensors that a network sees. Then a real
+training (`train_step`, one reading worker) goes over JPEG files without and with the cache, and the share of
+time spent waiting for data is taken. The result goes to benchmarks/results/, a file for each kind of machine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Specs = tuple[ImageSpec, ImageSpec]
 
 
 def written(folder: Path, count: int, size: int) -> None:
-    """The sample set as two folders of PNG, and the same pictures as JPEG of quality 90; 40 of them are drawn."""
+    """The sample set as two folders of PNG, and of JPEG of quality 90; 40 of the pictures are drawn."""
     write_sample_set(folder / "drawn", count=50, size=size, seed=0)
     drawn = sorted((folder / "drawn" / "train").iterdir())
     for i in range(count):
