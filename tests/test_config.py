@@ -23,6 +23,8 @@ GROUPS = ["data", "generator", "discriminator", "objective", "training", "loggin
 
 RUNTIME = {
     "data.workers",
+    "data.cache",
+    "data.cache_gb",
     "training.epochs",
     "training.steps",
     "training.device",
@@ -76,6 +78,8 @@ OTHER: dict[str, Any] = {
     "data.split_seed": 3,
     "data.max_pairs": 50,
     "data.workers": 2,
+    "data.cache": "decoded",
+    "data.cache_gb": 0.5,
     "generator.architecture": "resnet",
     "generator.source_channels": 1,
     "generator.target_channels": 2,

@@ -26,6 +26,8 @@ DERIVED_CHANNELS = {"none": (3, 3), "colorize": (1, 2), "inpaint": (3, 3), "edge
 """Channels of source and target of RGB photos, by `data.derive`."""
 HOLES = ("center", "boxes", "strokes")
 """The holes that need no files."""
+CACHE_FIELDS = ("workers", "cache", "cache_gb")
+"""Fields of the data that say on what it is read, not what."""
 
 
 class ConfigError(ValueError):
@@ -127,6 +129,10 @@ class DataConfig:
     """Use only this many training pairs, drawn by split_seed."""
     workers: int | None = runtime(None)
     """Processes that read and augment ahead; 0: the training process reads. None: 1 on two cores, up to 4."""
+    cache: Literal["off", "auto"] | str = runtime("off")
+    """Keep training images decoded, for all runs on them. auto: in ~/.cache/pairloom; or a folder."""
+    cache_gb: float = runtime(4.0)
+    """GB on disk that the cache of a data set may take; what has no room is decoded each time."""
 
     @property
     def load_sides(self) -> tuple[int, int]:
@@ -336,6 +342,8 @@ def _check(config: Config) -> None:
     _require(data.max_pairs is None or data.max_pairs >= 1, "data.max_pairs", data.max_pairs, "1 or more")
     _require(data.slice_neighbours >= 0, "data.slice_neighbours", data.slice_neighbours, "0 or more")
     _require(data.workers is None or data.workers >= 0, "data.workers", data.workers, "0 or more")
+    _require(bool(data.cache), "data.cache", data.cache, "off, auto, or a folder")
+    _require(0 < data.cache_gb < math.inf, "data.cache_gb", data.cache_gb, "above 0, and finite")
 
     _require(g.base_channels >= 1, "generator.base_channels", g.base_channels, "1 or more")
     if g.architecture == "resnet":

@@ -18,6 +18,7 @@ from pairloom import config as configs
 from pairloom import configfile
 from pairloom.config import Config, ConfigError
 from pairloom.data import PairSet, find_pairs, fingerprint, measure_specs, spec_notes, training_batches
+from pairloom.data.remembered import Cache
 from pairloom.data.views import Transform
 from pairloom.devices import has_bf16, peak_memory_mb
 from pairloom.distributed import World, join
@@ -65,6 +66,7 @@ def train(config: Config, out: str | Path | None = None, *, transform: Transform
 
 def _train(world: World, config: Config, out: Path, transform: Transform | None) -> None:
     pairs = world.all(lambda: find_pairs(config.data))
+    cache = Cache(config.data, pairs.split("train"))
     world.same(lambda: fingerprint(pairs.pairs), "images")
     device = world.device
     with world.run_dir(out) as run:
@@ -84,7 +86,7 @@ def _train(world: World, config: Config, out: Path, transform: Transform | None)
             if config.training.init_from is not None:
                 start = Start.load(Path(config.training.init_from))
             console.say("Measuring the training images.")
-            source_spec, target_spec = measure_specs(pairs.split("train"), config.data)
+            source_spec, target_spec = cache.specs(lambda: measure_specs(cache.pairs, config.data))
             config = resolve(config, source_spec, target_spec, device)
             for warning in start.check(config, source_spec, target_spec) if start is not None else ():
                 console.say(f"Warning: {warning}")
@@ -99,8 +101,8 @@ def _train(world: World, config: Config, out: Path, transform: Transform | None)
         if world.leads:
             decided = config, source_spec, target_spec
         config, source_spec, target_spec = world.decided(decided)
-        _introduce(console, config, pairs, source_spec, target_spec, device)
-        fit(run, console, config, pairs, source_spec, target_spec, device, start, transform, world)
+        _introduce(console, config, pairs, source_spec, target_spec, device, cache)
+        fit(run, console, config, pairs, source_spec, target_spec, device, start, transform, world, cache)
 
 
 def with_whole_paths(config: Config) -> Config:
@@ -108,6 +110,7 @@ def with_whole_paths(config: Config) -> Config:
     data, init_from = config.data, config.training.init_from
     names = ["path", "path_b", "source_palette", "target_palette", "edge_model"]
     names += [] if data.hole in configs.HOLES else ["hole"]
+    names += [] if data.cache in ("off", "auto") else ["cache"]
     whole: dict[str, Any] = {n: str(Path(getattr(data, n)).resolve()) for n in names if getattr(data, n)}
     training = replace(config.training, init_from=init_from and str(Path(init_from).resolve()))
     return replace(config, data=replace(data, **whole), training=training)
@@ -161,6 +164,7 @@ def _introduce(
     source: ImageSpec,
     target: ImageSpec,
     device: torch.device,
+    cache: Cache,
 ) -> None:
     counts = ", ".join(f"{len(pairs.split(s))} {s}" for s in ("train", "val", "test") if pairs.split(s))
     console.say(f"Pairs: {counts} ({pairs.layout}); {len(pairs.unpaired)} files without a partner.")
@@ -170,7 +174,7 @@ def _introduce(
         console.say(f"Warning: {jitter}")
     console.say(f"Source: {source.words()}")
     console.say(f"Target: {target.words()}")
-    for note in spec_notes(pairs.split("train"), source, target):
+    for note in cache.notes(lambda: spec_notes(cache.pairs, source, target), source, target):
         console.say(note)
     console.say(f"Device: {device}, {config.training.precision}, {torch.get_num_threads()} threads.")
     if config.objective.lambda_gan > 0:
@@ -188,6 +192,7 @@ def fit(
     start: Start | None = None,
     transform: Transform | None = None,
     world: World | None = None,
+    cache: Cache | None = None,
 ) -> None:
     """The loop: one honest paragraph for each thing that happens in it."""
     world = World(device) if world is None else world
@@ -267,6 +272,7 @@ def fit(
         rank=world.rank,
         ranks=world.size,
         pin_memory=device.type == "cuda",
+        decoded=None if cache is None else cache.decoded(source_spec, target_spec, console.say),
     )
     window = MetricsWindow()
     tracker = open_tracker(logging.track if world.leads else "none", run.path, config)

@@ -26,6 +26,7 @@ from pairloom.data.listing import (
     natural,
     shown,
     side_splits,
+    without_collection,
 )
 from pairloom.data.mask_folder import with_masks
 from pairloom.data.pairs import SPLITS, DataError, ImageRef, Pair, PairSet
@@ -60,9 +61,14 @@ def find_pairs(data: DataConfig) -> PairSet:
     if not root.exists():
         raise DataError(f"data.path: {root} does not exist.")
     try:
-        found = _listed(root, data.path_b) if data.derive == "none" else find_photos(root, data)
+        with without_collection():
+            return _found(root, data)
     except OSError as error:
         raise DataError(f"data.path: {error.filename or root} cannot be read ({error.strerror}).") from error
+
+
+def _found(root: Path, data: DataConfig) -> PairSet:
+    found = _listed(root, data.path_b) if data.derive == "none" else find_photos(root, data)
     if not found.pairs:
         raise DataError(_nothing_found(root, found))
 
@@ -142,8 +148,8 @@ def _two_folders(
             where = f"the other side, which has no {split} folder" if other is None else shown(other, base)
             unpaired += [
                 f"{shown(own / file, base)} has no partner in {where}"
-                for name, file in in_order(files)
-                if own is not None and name not in partners
+                for name, file in in_order({n: f for n, f in files.items() if n not in partners})
+                if own is not None
             ]
     unpaired += beside(roots, [*a.values(), *b.values()], base=base)
     return PairSet("two folders", tuple(pairs), tuple(unpaired))

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pairloom.config import DataConfig
+from pairloom.data.cache import Decoded
 from pairloom.data.masks import View
 from pairloom.data.pairs import DataError, Pair, PairSet, training_pairs
 from pairloom.data.views import Transform, training_view
@@ -45,6 +46,7 @@ def training_batches(
     rank: int = 0,
     ranks: int = 1,
     pin_memory: bool = False,
+    decoded: Decoded | None = None,
 ) -> Generator[View, None, None]:
     """Batches of the images j in [start, stop) of the whole training; they run across the ends of epochs.
 
@@ -53,7 +55,8 @@ def training_batches(
     order of their ranks; batch_size is a multiple of their number.
 
     `transform` has the last word on each pair; its generator is a function of the image's number, as all that
-    is random. No global random number generator is read or advanced.
+    is random. No global random number generator is read or advanced. What `decoded` holds is not decoded
+    again; the batches are the same.
 
     Shapes: x (N, C, h, w) and y (N, C', h, w) with (h, w) = crop_size, [-1, 1]; valid (N, 1, h, w), or None
         where all pixels of the batch count; float32.
@@ -68,7 +71,7 @@ def training_batches(
         raise DataError("There are no training pairs.")
     if workers and transform is not None:
         _check_sendable(transform)
-    images = TrainingImages(train, source_spec, target_spec, data, seed, transform)
+    images = TrainingImages(train, source_spec, target_spec, data, seed, transform, decoded)
     share = batch_size // ranks
     firsts = range(start + rank * share, stop, batch_size)
     numbers = chain.from_iterable(range(first, min(first + share, stop)) for first in firsts)
@@ -157,9 +160,10 @@ class TrainingImages(Dataset[Item]):
         data: DataConfig,
         seed: int,
         transform: Transform | None = None,
+        decoded: Decoded | None = None,
     ) -> None:
         self.pairs, self.data, self.seed = pairs, data, seed
-        self.transform = transform
+        self.transform, self.decoded = transform, decoded
         self.specs = source_spec, target_spec
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
@@ -168,7 +172,8 @@ class TrainingImages(Dataset[Item]):
         epoch, position = divmod(j, len(self.pairs))
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, permutation(self.seed, epoch, len(self.pairs))
-        return self.pairs[int(self._order[1][position])]
+        pair = self.pairs[int(self._order[1][position])]
+        return pair if self.decoded is None else self.decoded.over(pair)
 
     def __getitem__(self, j: int) -> Item:
         rng = item_rng(self.seed, *divmod(j, len(self.pairs)))

@@ -64,7 +64,11 @@ class ImageRef:
             ImageError: The file cannot be read.
             DataError: A side-by-side file is of odd width.
         """
-        return self.cut(_read_file(self.path, how, self.part))
+        return self.cut(self.whole(how))
+
+    def whole(self, how: ImageSpec | DataConfig | None) -> Array:
+        """The pixels of the whole file, of which a half may be this side."""
+        return _read_file(self.path, how, self.part)
 
 
 def _read_file(path: Path, how: ImageSpec | DataConfig | None, part: Part) -> Array:
@@ -105,9 +109,7 @@ class Pair:
         """
         if (self.source.path, self.source.part) != (self.target.path, self.target.part):
             return self.source.read(source), self.target.read(target)
-        array = _read_file(
-            self.source.path, source, self.source.part
-        )  # one file, one policy on alpha and pages
+        array = self.source.whole(source)  # one file, one policy on alpha and pages
         return self.source.cut(array), self.target.cut(array)
 
 
@@ -190,18 +192,17 @@ def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
         DataError: A file is no longer there.
     """
     digest = hashlib.sha256()
-    sizes: dict[Path, int] = {}  # the slices of a volume have one file
+    sizes: dict[str, int] = {}  # the slices of a volume have one file
     for pair in pairs.pairs if isinstance(pairs, PairSet) else pairs:
         parts = [pair.name, pair.split]
         for ref in filter(None, (pair.source, pair.target, pair.hole, pair.mask)):
             try:
-                size = (
-                    sizes[ref.path] if ref.path in sizes else sizes.setdefault(ref.path, bytes_of(ref.path))
-                )
+                place = str(ref.path)
+                size = sizes[place] if place in sizes else sizes.setdefault(place, bytes_of(ref.path))
             except OSError as error:
                 raise DataError(f"{ref.path} is no longer readable ({error.strerror}).") from error
             parts += [ref.path.name, str(ref.half), str(size)]
-            parts += [repr(ref.part)] if ref.part != WHOLE else []
+            parts += [repr(ref.part)] if ref.part is not WHOLE and ref.part != WHOLE else []
         # The names of files are bytes, which need not be UTF-8.
         digest.update("\0".join(parts).encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()[:16]

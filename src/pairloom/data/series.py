@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pairloom.data.pairs import DataError
@@ -16,8 +17,9 @@ def is_series(folder: Path) -> bool:
     Raises:
         DataError: It mixes series.
     """
-    if not any(is_dicom_file(path) for path in folder.iterdir()):
-        return False
+    with os.scandir(folder) as entries:  # most names say that they are none
+        if not any(_may_be(entry.name) and is_dicom_file(Path(entry.path)) for entry in entries):
+            return False
     files = files_of(folder)
     if len(files) == 1:
         return False
@@ -33,3 +35,9 @@ def is_series(folder: Path) -> bool:
             "of its own."
         )
     return count == 1
+
+
+def _may_be(name: str) -> bool:
+    """Without a suffix, or with one that says so."""
+    bare = "." not in name[1:-1] or name.endswith(".")
+    return bare or name.lower().endswith((".dcm", ".dicom"))

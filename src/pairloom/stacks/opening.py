@@ -10,15 +10,20 @@ from pairloom.stacks.memory import HEADERS, Kept, key_of
 from pairloom.stacks.stack import WHOLE, Part, Stack
 from pairloom.stacks.suffixes import is_always_stack, may_be_stack, suffix_of
 
-_FLAT = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy")
 _OPENED: Kept[Stack] = Kept(HEADERS, lambda _: 1)
+
+
+_FLAT = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy"})
 
 
 def is_stack(path: Path, axis: str = "auto") -> bool:
     """Whether a file, or a folder, is read as a stack: by its name, with a slice axis also TIFF and NPY."""
+    flat = path.suffix.lower() in _FLAT
+    if flat and axis == "auto" and not path.stem.lower().endswith(".ome"):
+        return False  # nearly all files: asked for by the hundred thousand
     if is_always_stack(path) or (axis != "auto" and may_be_stack(path)):
         return True
-    return not suffix_of(path).lower().endswith(_FLAT) and path.is_dir()
+    return not flat and path.is_dir()
 
 
 def open_stack(path: str | Path, part: Part = WHOLE) -> Stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 _METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
@@ -14,8 +15,9 @@ def bytes_of(path: Path) -> int:
     Raises:
         OSError: It is no longer there.
     """
-    if not path.is_dir():
-        return path.stat().st_size
+    found = os.stat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        return found.st_size
     if path.suffix.lower() == ".zarr":  # a large one has a million chunks
         places = [path, *(entry for entry in path.iterdir() if entry.is_dir())]
         return sum((p / name).stat().st_size for p in places for name in _METADATA if (p / name).exists())

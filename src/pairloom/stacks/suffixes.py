@@ -12,12 +12,14 @@ _DOUBLE = (".nii.gz", ".ome.tif", ".ome.tiff", ".ome.zarr")
 
 def suffix_of(path: str | PurePath) -> str:
     """As written, with both parts of `.nii.gz`, `.ome.tif`, `.ome.tiff` and `.ome.zarr`."""
-    name = os.path.basename(os.fspath(path))  # strings: a hundred thousand are asked for
+    # Without a PurePath for each: names are asked for by the hundred thousand.
+    name = path.name if isinstance(path, PurePath) else os.path.basename(path) or PurePath(path).name
     if name.lower().endswith(_DOUBLE):
         for double in _DOUBLE:
             if name.lower().endswith(double) and len(name) > len(double):
                 return name[-len(double) :]
-    return os.path.splitext(name)[1]
+    dot = name.rfind(".")
+    return name[dot:] if 0 < dot < len(name) - 1 else ""
 
 
 def stem_of(path: str) -> str:

@@ -1,0 +1,200 @@
+"""Truncated and hostile files: every reader answers, or says one sentence; none hangs or fails otherwise.
+
+The HTTP interface has its own such test in test_serve.py.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from conftest import draw_pair, write_pairs
+from pairloom import configfile, images
+from pairloom.checkpoint import load_state
+from pairloom.config import DataConfig
+from pairloom.data import find_pairs
+from pairloom.foreign import import_weights
+from pairloom.translator import Translator
+from test_foreign import save, their_unet, trained
+
+Reader = Callable[[Path], object]
+SECONDS = 60
+"""No file is worth more, also on a busy machine."""
+
+
+def save_images(folder: Path) -> dict[str, Reader]:
+    """One small file of each kind, and what reads it."""
+    photo = draw_pair(0)[:24, :24]
+    deep = photo[..., 0].astype(np.uint16) * 257
+    picture = Image.fromarray(photo)
+    picture.save(folder / "rgb.png")
+    Image.fromarray(deep).save(folder / "deep.png")
+    picture.convert("P").save(folder / "palette.png")
+    picture.convert("RGBA").save(folder / "alpha.png")
+    picture.save(folder / "photo.jpg")
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
+    picture.save(folder / "lossy.webp")
+    picture.save(folder / "whole.webp", lossless=True)
+    np.save(folder / "a.npy", deep)
+    tifffile.imwrite(folder / "plain.tif", photo, photometric="rgb")
+    tifffile.imwrite(folder / "packed.tif", photo, photometric="rgb", compression="zlib")
+    tifffile.imwrite(folder / "tiles.tif", photo, photometric="rgb", tile=(16, 16), bigtiff=True)
+    tifffile.imwrite(folder / "pages.tif", photo.transpose(2, 0, 1), photometric="minisblack")
+    return {path.name: images.read_image for path in sorted(folder.iterdir())}
+
+
+def save_scientific(folder: Path) -> dict[str, Reader]:
+    nibabel, pydicom = pytest.importorskip("nibabel"), pytest.importorskip("pydicom")
+    volume = draw_pair(1)[:16, :16, :3].astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / "v.nii")
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / "v.nii.gz")
+    np.savez(folder / "v.npz", dapi=volume[..., 0], actin=volume[..., 1])
+    metadata = {"axes": "CYX", "PhysicalSizeX": 0.5, "Channel": {"Name": ["a", "b", "c"]}}
+    tifffile.imwrite(folder / "v.ome.tif", volume.transpose(2, 0, 1), metadata=metadata)
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = 16, 16, 1, "MONOCHROME2"
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
+    data.SOPClassUID, data.SOPInstanceUID = pydicom.uid.CTImageStorage, pydicom.uid.generate_uid()
+    data.PixelData = volume[..., 0].astype(np.uint16).tobytes()
+    data.save_as(folder / "slice.dcm", enforce_file_format=True)
+    part = images.ImageSpec(channels=1, dtype="float32", low=(0,), high=(1,)).part
+
+    def read(path: Path) -> object:
+        return images.read_image(path, part=part.of(0) if ".nii" in path.name else part, nan="keep")
+
+    return {path.name: read for path in sorted(folder.iterdir())}
+
+
+def save_models(folder: Path, run: Path) -> dict[str, Reader]:
+    (folder / "generator.safetensors").write_bytes((run / "generator.safetensors").read_bytes())
+    state = sorted((run / "checkpoints").glob("*.pt"))[-1]
+    (folder / "step-00000006.pt").write_bytes(state.read_bytes())
+    save(trained(their_unet(7)), folder / "latest_net_G.pth")
+    return {
+        "generator.safetensors": lambda path: Translator.load(path, device="cpu"),
+        "step-00000006.pt": load_state,
+        "latest_net_G.pth": lambda path: import_weights(path, path.with_name("out")),
+    }
+
+
+def save_texts(folder: Path) -> dict[str, Reader]:
+    pairs = write_pairs(folder / "pairs", train=2)
+    table = "a,b,split,group\n" + "".join(
+        f"pairs/train/train-{i}.png,pairs/train/train-{i}.png,train,g{i}\n" for i in (0, 1)
+    )
+    (folder / "pairs.csv").write_text(table, encoding="utf-8")
+    (folder / "palette.txt").write_text("# classes\n0,0,0,wall\n255,0,0,door\n", encoding="utf-8")
+    (folder / "c.toml").write_text(
+        '[training]\nsteps = 5\n[data]\npath = "x"\ncrop_size = [64, 64]\n', encoding="utf-8"
+    )
+    config = configfile.to_dict(configfile.load(folder / "c.toml"))
+    (folder / "c.json").write_text(json.dumps(config), encoding="utf-8")
+    assert pairs.is_dir()
+    return {
+        "pairs.csv": lambda path: find_pairs(DataConfig(path=str(path))),
+        "palette.txt": images.read_palette,
+        "c.toml": configfile.load,
+        "c.json": configfile.load,
+    }
+
+
+def damaged(whole: bytes, rng: random.Random) -> bytes:
+    """Cut off, changed, repeated, or overwritten with numbers that headers fear, mostly near the start."""
+    data = bytearray(whole)
+    for _ in range(rng.randint(1, 5)):
+        if not data:
+            break
+        at = min(len(data) - 1, int(rng.expovariate(1 / (8 + len(whole) / rng.choice([3, 30])))))
+        kind = rng.random()
+        if kind < 0.2:
+            del data[at:]
+        elif kind < 0.35:
+            data[at:at] = data[at : at + rng.randint(1, 64)]
+        elif kind < 0.5:
+            data[at : at + 4] = rng.choice(
+                [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f"]
+            )
+        else:
+            data[at] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
+    return bytes(data)
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    def late(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"still reading after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def what_is_said(read: Reader, path: Path, where: str) -> str | None:
+    try:
+        with at_most(SECONDS):
+            read(path)
+    except ValueError as error:
+        return str(error)
+    except Exception as error:
+        raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
+    return None
+
+
+def attack(readers: dict[str, Reader], folder: Path, count: int) -> None:
+    """Each reader gets `count` damaged files: it answers, or says one sentence that names the file."""
+    refused = 0
+    for name, read in readers.items():
+        whole = (folder / name).read_bytes()
+        read(folder / name)
+        rng = random.Random(f"pairloom {name}")
+        for number in range(count):
+            (folder / name).write_bytes(damaged(whole, rng))
+            said = what_is_said(read, folder / name, f"{name}, case {number}")
+            refused += said is not None
+            assert said is None or ("Traceback" not in said and said.count("\n") <= 1), (name, number, said)
+        (folder / name).write_bytes(whole)
+    assert refused > 0.2 * count * len(readers), "hardly any was damaged"
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # decoders warn of what is damaged; the command line ignores it too
+    pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarm to end what hangs"),
+]
+COUNTS = [100, pytest.param(1000, marks=pytest.mark.slow)]
+"""Of each of 13 kinds of images, 5 scientific, 3 of models, 4 of texts: 2,500 and 25,000 in all."""
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_images(tmp_path: Path, count: int) -> None:
+    attack(save_images(tmp_path), tmp_path, count)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_scientific_files(tmp_path: Path, count: int) -> None:
+    attack(save_scientific(tmp_path), tmp_path, count)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_models(tmp_path: Path, tiny_run: Path, count: int) -> None:
+    attack(save_models(tmp_path, tiny_run), tmp_path, count)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_texts(tmp_path: Path, count: int) -> None:
+    attack(save_texts(tmp_path), tmp_path, count)
