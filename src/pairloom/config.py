@@ -50,7 +50,7 @@ class DataConfig:
     """Which pairs, and how they become tensors."""
 
     path: str = ""
-    """Folder of side-by-side files, of two folders, of photos (see derive); or .csv a,b[,split][,group]."""
+    """Folder of side-by-side files, of two folders, of photos (see derive), of shards; .csv; or address."""
     path_b: str | None = None
     """Second folder; given, `path` holds the A images and this the B images."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
@@ -119,6 +119,10 @@ class DataConfig:
     """Use only this many training pairs, drawn by split_seed."""
     workers: int | None = runtime(None)
     """Processes that read and augment ahead; 0: the training process reads. None: 1 on two cores, up to 4."""
+    shard_cache: str | None = runtime(None)
+    """Folder on a fast disk for copies of shards that an address holds. None: in the temporary folder."""
+    shard_cache_gb: float = runtime(20.0)
+    """Room for these copies, in gigabytes; those used longest ago are removed."""
 
     @property
     def load_sides(self) -> tuple[int, int]:
@@ -324,6 +328,8 @@ def _check(config: Config) -> None:
     _require(data.edge_least_px >= 0, "data.edge_least_px", data.edge_least_px, "0 or more")
     _require(bool(data.hole), "data.hole", data.hole, f"one of {', '.join(HOLES)}, or a path of masks")
     _require(data.max_pairs is None or data.max_pairs >= 1, "data.max_pairs", data.max_pairs, "1 or more")
+    gb = data.shard_cache_gb
+    _require(0 < gb < math.inf, "data.shard_cache_gb", gb, "above 0, and finite")
     _require(data.workers is None or data.workers >= 0, "data.workers", data.workers, "0 or more")
 
     _require(g.base_channels >= 1, "generator.base_channels", g.base_channels, "1 or more")

@@ -33,6 +33,7 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from pairloom.content import Content, file_of, opened
 from pairloom.pixels import (
     ORIENTATION,
     Alpha,
@@ -66,7 +67,9 @@ SUFFIXES = frozenset(FORMATS)
 # Reading
 
 
-def read_image(path: str | Path, *, alpha: Alpha = "auto", page_axis: PageAxis = "channels") -> Array:
+def read_image(
+    path: str | Path | Content, *, alpha: Alpha = "auto", page_axis: PageAxis = "channels"
+) -> Array:
     """The values of an image file, upright.
 
     Args:
@@ -81,13 +84,13 @@ def read_image(path: str | Path, *, alpha: Alpha = "auto", page_axis: PageAxis =
     Raises:
         ImageError: The file is missing, damaged, not an image, or holds what the table above does not list.
     """
-    path = Path(path)
+    path = file_of(path)
     found = _format(path)
     with _reading(path):
         if found == "TIFF":
             array = read_tiff(path, alpha, page_axis)
         elif found == "NPY":
-            array = with_channel_axis(path, np.load(path, allow_pickle=False))
+            array = with_channel_axis(path, np.load(opened(path), allow_pickle=False))
         else:
             array = _read_pillow(path, found, alpha)
         array = in_allowed_dtype(path, array)
@@ -117,9 +120,9 @@ def image_shape(path: str | Path) -> tuple[int, int]:
     return (width, height) if turn >= 5 else (height, width)
 
 
-def has_alpha(path: str | Path) -> bool:
+def has_alpha(path: str | Path | Content) -> bool:
     """Whether the file declares transparency, from its header alone."""
-    path = Path(path)
+    path = file_of(path)
     found = _format(path)
     with _reading(path):
         if found == "TIFF":
@@ -130,12 +133,12 @@ def has_alpha(path: str | Path) -> bool:
             return _declares_alpha(_open_pillow(file, found))
 
 
-def is_lossless(path: str | Path) -> bool:
+def is_lossless(path: str | Path | Content) -> bool:
     """Whether the container kept every value: PNG, NPY, lossless WebP, TIFF unless compressed like JPEG.
 
     It says nothing of the file's past: a photograph saved as JPEG and then as PNG is in a lossless file.
     """
-    path = Path(path)
+    path = file_of(path)
     found = _format(path)
     with _reading(path):
         if found == "TIFF":

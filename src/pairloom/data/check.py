@@ -18,7 +18,7 @@ from pairloom.data.alignment import CLEAR, SHIFT_PX
 from pairloom.data.derive import derivation
 from pairloom.data.finding import find_pairs
 from pairloom.data.measuring import alpha_notes, measure_losses, measure_specs
-from pairloom.data.pairs import SPLITS, DataError, PairSet
+from pairloom.data.pairs import SPLITS, DataError, PairSet, StoredPairs
 from pairloom.data.reading import Look, Read, Side, read_all
 from pairloom.images import ImageSpec
 from pairloom.pixels import described
@@ -84,6 +84,8 @@ def check(data: DataConfig, *, look: Look | None = None) -> CheckReport:
         return CheckReport(problems=(str(error),))
     notes = _Notes()
     _note_layout(found, data, notes)
+    if isinstance(found.pairs, StoredPairs):
+        notes.problems += found.pairs.faults()
     reads = read_all(found.pairs, data, look)
     good = [read for read in reads if read.sides is not None]
     _note_faults(reads, notes)
