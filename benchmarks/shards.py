@@ -2,11 +2,11 @@
 
     python benchmarks/shards.py [--pairs 100000] [--size 32] [--keep FOLDER]
 
-Draws a set of small pairs (A as PNG, B as JPEG, two folders) and packs it, and a hundredth of it. Memory is that
-of a process of its own that reads a few thousand training pairs: resident, from the moment before the pairs are
-found. Pairs a second are those of one reader, `training_batches` without workers, timed in turn, folder, shards,
-folder, shards ...: with the files in the system's memory, and after asking the system to forget them. The result
-goes to benchmarks/results/, a file for each kind of machine.
+Draws a set of small pairs (A as PNG, B as JPEG, two folders) and packs it, and a hundredth of it. Memory is
+that of a process of its own that reads a few thousand training pairs: resident, from the moment before the
+pairs are found. Pairs a second are those of one reader, `training_batches` without workers, timed in turn,
+folder, shards, folder, shards ...: with the files in the system's memory, and after asking the system to
+forget them. The result goes to benchmarks/results/, a file for each kind of machine.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ def check(data: DataConfig, *, look: Look | None = None) -> CheckReport:
         return CheckReport(problems=(str(error),))
     notes = _Notes()
     _note_layout(found, data, notes)
-    if isinstance(found.pairs, StoredPairs):
-        notes.problems += found.pairs.faults()
+    if isinstance(found.pairs, StoredPairs) and (faults := found.pairs.faults()):
+        return CheckReport((*notes.problems, *faults), tuple(notes.warnings), tuple(notes.facts))
     reads = read_all(found.pairs, data, look)
     good = [read for read in reads if read.sides is not None]
     _note_faults(reads, notes)

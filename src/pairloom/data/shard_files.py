@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,18 @@ class ShardFiles:
     def __setstate__(self, state: tuple[str, str | None, float]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
+    def __del__(self) -> None:
+        self._close(())
+
+    def _close(self, kept: Collection[str]) -> None:
+        for file in [file for file in self._open if file not in kept]:
+            self._open.pop(file).close()
+
     def _own(self) -> None:
         """After a fork the parent's open files have positions in common with ours: open others."""
         if self._pid != os.getpid():
             tables = self._tables
+            self._close(())
             self._fresh()
             self._tables = tables
 
@@ -134,8 +142,9 @@ class ShardFiles:
             return file.read(size)
 
     def fault(self, shard: Shard) -> str:
-        """A sentence if a shard's bytes are not those that the index knows; else nothing."""
+        """A sentence if a shard's bytes, or its table, are not those that the index knows; else nothing."""
         try:
+            self.table(shard)
             if self._remote:
                 self._fetch(shard, wait=True)  # what is copied is looked at
                 return ""
@@ -292,8 +301,7 @@ class ShardFiles:
             )
         with self._lock:
             self._whole = {shard.file for shard in together}
-            for file in [file for file in self._open if file not in self._whole]:
-                self._open.pop(file).close()  # a removed copy takes room for as long as it is open
+            self._close(self._whole)  # a copy that was removed takes room for as long as it is open
             self._ahead = together
             if self._reader is None or not self._reader.is_alive():
                 self._reader = threading.Thread(target=self._read_ahead, daemon=True)

@@ -7,7 +7,9 @@ what is kept is a number for each shard, and one for each pair of a single windo
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import overload
 
 import numpy as np
@@ -36,15 +38,15 @@ class ShardOrder(Sequence[int]):
         enter: Callable[[list[int], list[int]], None] | None = None,
     ) -> None:
         self._counts, self._seed, self._epoch, self._enter = counts, seed % 2**64, epoch, enter
-        self._first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        self._first = [0, *accumulate(counts)]
         self.windows = windows(counts, seed, epoch)
         """The shards of each window."""
         sizes = [sum(counts[shard] for shard in window) for window in self.windows]
-        self._starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-        self._current: tuple[int, NDArray[np.int64]] | None = None
+        self._starts = [0, *accumulate(sizes)]
+        self._start, self._members = 0, np.empty(0, dtype=np.int64)  # of the window that was entered last
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return self._first[-1]
 
     @overload
     def __getitem__(self, position: int) -> int: ...
@@ -55,12 +57,12 @@ class ShardOrder(Sequence[int]):
             return [self[i] for i in range(*position.indices(len(self)))]
         if not 0 <= position < len(self):
             raise IndexError(position)
-        window = int(np.searchsorted(self._starts, position, side="right")) - 1
-        if self._current is None or self._current[0] != window:
-            self._current = window, self._shuffled(window)
+        if not 0 <= position - self._start < len(self._members):
+            window = bisect_right(self._starts, position) - 1
+            self._start, self._members = self._starts[window], self._shuffled(window)
             if self._enter is not None:
                 self._enter(self.windows[window], self._after(window))
-        return int(self._current[1][position - self._starts[window]])
+        return int(self._members[position - self._start])
 
     def _shuffled(self, window: int) -> NDArray[np.int64]:
         members = np.concatenate(

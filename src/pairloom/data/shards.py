@@ -180,11 +180,13 @@ def open_shards(data: DataConfig) -> PairSet:
     if data.path_b is not None:
         raise DataError(f"data.path: {data.path} are shards, which hold both sides; leave data.path_b unset.")
     if data.group_pattern is not None:
-        raise DataError(_when_packed("group_pattern", data.group_pattern))
+        raise DataError(_when_packed("group_pattern", data.group_pattern, "leave it out here"))
     splits = {shard.split for shard in index.shards}
     for split, share in (("val", data.val_fraction), ("test", data.test_fraction)):
         if share > 0 and split not in splits:
-            raise DataError(_when_packed(f"{split}_fraction", share))
+            raise DataError(
+                _when_packed(f"{split}_fraction", share, f"set it to 0 here, for no {split} split")
+            )
     single = index.layout == "photos"
     if single != (data.derive != "none"):
         held = "single photos; say what to make of them with data.derive" if single else "pairs; leave it out"
@@ -197,8 +199,8 @@ def open_shards(data: DataConfig) -> PairSet:
     )
 
 
-def _when_packed(name: str, value: object) -> str:
+def _when_packed(name: str, value: object, otherwise: str) -> str:
     return (
         f"data.{name} is {value}, but splits and groups of shards are made when they are packed; give it to "
-        "`pairloom data pack`, and leave it out here."
+        f"`pairloom data pack`, or {otherwise}."
     )
