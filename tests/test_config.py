@@ -23,6 +23,8 @@ GROUPS = ["data", "generator", "discriminator", "objective", "training", "loggin
 
 RUNTIME = {
     "data.workers",
+    "data.shard_cache",
+    "data.shard_cache_gb",
     "training.epochs",
     "training.steps",
     "training.device",
@@ -72,6 +74,8 @@ OTHER: dict[str, Any] = {
     "data.split_seed": 3,
     "data.max_pairs": 50,
     "data.workers": 2,
+    "data.shard_cache": "copies",
+    "data.shard_cache_gb": 5.0,
     "generator.architecture": "resnet",
     "generator.source_channels": 1,
     "generator.target_channels": 2,
@@ -406,6 +410,7 @@ IMPOSSIBLE: list[tuple[str, Any, dict[str, Any]]] = [
     ("data.target_range", None, {"data": {"target_scaling": "range"}}),
     ("data.max_pairs", 0, {}),
     ("data.workers", -1, {}),
+    ("data.shard_cache_gb", 0.0, {}),
     ("data.crop_size", 255, {}),
     ("data.crop_size", [64, 33], {}),
     ("generator.base_channels", 0, {}),

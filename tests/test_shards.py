@@ -438,7 +438,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path, monkeypatch: pytest.M
                 peaks[count] = tracemalloc.get_traced_memory()[1]
                 tracemalloc.stop()
     # A folder's pairs take ten times as much; what grows here are the shards of the index.
-    assert (peaks[2000] - peaks[200]) / 800 < 80, "bytes a pair"
+    assert (peaks[1000] - peaks[200]) / 800 < 80, "bytes a pair"
 
 
 # -----------------------------------------------------------------------------------------------------------

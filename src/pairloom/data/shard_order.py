@@ -59,9 +59,9 @@ class ShardOrder(Sequence[int]):
             raise IndexError(position)
         if not 0 <= position - self._start < len(self._members):
             window = bisect_right(self._starts, position) - 1
-            self._start, self._members = self._starts[window], self._shuffled(window)
             if self._enter is not None:
                 self._enter(self.windows[window], self._after(window))
+            self._start, self._members = self._starts[window], self._shuffled(window)
         return int(self._members[position - self._start])
 
     def _shuffled(self, window: int) -> NDArray[np.int64]:
