@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import json
 import os
-import stat
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,17 +20,14 @@ from tqdm import tqdm
 from pairloom.config import DataConfig
 from pairloom.data.finding import find_pairs
 from pairloom.data.measuring import AUTO_LABEL_COLOURS, colours_of
-from pairloom.data.pairs import SPLITS, DataError, ImageRef, Pair, PairSet, SideOf, StoredPairs
+from pairloom.data.packing_plan import Item, PlannedShard, digest_of, padded, parts_of, plan
+from pairloom.data.pairs import DataError, PairSet, SideOf, StoredPairs
 from pairloom.data.shard_index import INDEX, UNFINISHED, Index, Shard, Table
 from pairloom.images import ImageError
 from pairloom.palette import MAX_CLASSES
 
-BLOCK = 512
-"""Bytes: members of a tar are padded to a multiple, and headed by one."""
 MOST_PER_SHARD = 100_000
 """So that the table of a shard stays small."""
-PACKED = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy"})
-"""Files that are read from within a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +49,6 @@ class Packed:
         size = f"{self.bytes / 1e6:.4g} MB"
         unused = "".join(f"\n{sentence}." for sentence in self.left_out)
         return f"{self.pairs} pairs in {self.shards} shards of {self.out}, {size}; {there}.{unused}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """A pair as it will stand in a shard."""
-
-    pair: Pair
-    key: str
-    files: tuple[Path | None, ...]
-    """Of each part."""
-    sizes: tuple[int, ...]
-    times: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    """A shard to be written."""
-
-    file: str
-    split: str
-    items: list[_Item]
 
 
 def pack(data: DataConfig, out: str | Path, *, shard_mb: float = 256.0, per_shard: int = 10_000) -> Packed:
@@ -103,9 +77,9 @@ def pack(data: DataConfig, out: str | Path, *, shard_mb: float = 256.0, per_shar
     found = find_pairs(data)
     if isinstance(found.pairs, StoredPairs):
         raise DataError(f"{data.path}: are shards already; pack the set that they were made of.")
-    parts = _parts(found)
-    planned = _plan(found, parts, data.split_seed, round(shard_mb * 1e6), per_shard)
-    digest = _digest(planned, (found.layout, parts, data.alpha, data.pages))
+    parts = parts_of(found)
+    planned = plan(found, parts, data.split_seed, round(shard_mb * 1e6), per_shard)
+    digest = digest_of(planned, (found.layout, parts, data.alpha, data.pages))
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
@@ -132,112 +106,6 @@ def _check(data: DataConfig, out: Path, shard_mb: float, per_shard: int) -> None
     for folder in (Path(path) for path in (data.path, data.path_b) if path):
         if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise DataError(f"{out}: lies in the data folder {folder}; choose an OUT beside it.")
-
-
-# -----------------------------------------------------------------------------------------------------------
-# The plan
-
-
-def _parts(found: PairSet) -> tuple[str, ...]:
-    """The members of a pair; what it has besides its sides is a part with that field's name."""
-    sides = {"side-by-side": ("ab",), "photos": ("photo",)}.get(found.layout, ("a", "b"))
-    names = [
-        f.name
-        for f in dataclasses.fields(Pair)
-        if f.name not in ("name", "source", "target", "split", "group")
-    ]
-    return (*sides, *(name for name in names if any(getattr(pair, name) is not None for pair in found.pairs)))
-
-
-def _plan(found: PairSet, parts: tuple[str, ...], seed: int, most_bytes: int, most: int) -> list[_Planned]:
-    planned: list[_Planned] = []
-    for split in SPLITS:
-        pairs = list(found.split(split))
-        if split == "train":
-            pairs.sort(key=lambda pair: _rank(seed, pair.name))
-        taken: set[str] = set()
-        size, number = 0, 0
-        for pair in pairs:
-            item = _item(pair, parts, taken)
-            wanted = sum(_padded(s) + BLOCK for s in item.sizes)
-            full = not planned or planned[-1].split != split or len(planned[-1].items) >= most
-            if full or size + wanted > most_bytes:
-                planned.append(_Planned(f"{split}-{number:06d}.tar", split, []))
-                size, number = 0, number + 1
-            planned[-1].items.append(item)
-            size += wanted
-    return planned
-
-
-def _rank(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0pack\0{name}".encode(errors="surrogateescape")).digest()
-
-
-def _item(pair: Pair, parts: tuple[str, ...], taken: set[str]) -> _Item:
-    files: list[Path | None] = []
-    sizes, times = [], []
-    for part in parts:
-        ref = _ref(pair, part)
-        if ref is None:
-            files.append(None)
-            continue
-        try:
-            status = ref.path.stat()
-        except OSError as error:
-            raise DataError(f"{ref.path} cannot be read ({error.strerror}).") from error
-        if not stat.S_ISREG(status.st_mode) or ref.path.suffix.lower() not in PACKED or not _is_plain(ref):
-            raise DataError(
-                f"{ref} cannot be packed: a shard holds whole files of {', '.join(sorted(PACKED))}; write "
-                "the pairs as such files with `pairloom data prepare` first."
-            )
-        files.append(ref.path)
-        sizes.append(status.st_size)
-        times.append(status.st_mtime_ns)
-    return _Item(pair, _free_key(pair.name, taken), tuple(files), tuple(sizes), tuple(times))
-
-
-def _ref(pair: Pair, part: str) -> ImageRef | None:
-    field = {"ab": "source", "photo": "source", "a": "source", "b": "target"}.get(part, part)
-    ref: object = getattr(pair, field)
-    assert ref is None or isinstance(ref, ImageRef), field
-    return ref
-
-
-def _is_plain(ref: ImageRef) -> bool:
-    """Is it a file, or a half of one, and nothing finer?"""
-    return ref == ImageRef(ref.path, ref.half)
-
-
-def _free_key(name: str, taken: set[str]) -> str:
-    """A name as WebDataset can read it, which takes what follows the first dot for the kind of a file."""
-    first = "".join(letter if letter.isalnum() or letter in "-_/~" else "_" for letter in name).strip("/")
-    first = "/".join(part or "_" for part in first.split("/"))
-    key, count = first, 1
-    while key in taken:
-        count += 1
-        key = f"{first}~{count}"
-    taken.add(key)
-    return key
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
-
-
-def _digest(planned: Sequence[_Planned], settings: tuple[object, ...]) -> str:
-    digest = hashlib.sha256(repr(settings).encode())
-    for shard in planned:
-        digest.update(f"\n{shard.file}".encode())
-        for item in shard.items:
-            facts = (
-                item.pair.name,
-                item.pair.group,
-                [str(f and f.suffix) for f in item.files],
-                item.sizes,
-                item.times,
-            )
-            digest.update(repr(facts).encode())
-    return digest.hexdigest()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -277,7 +145,7 @@ def _write(
     data: DataConfig,
     found: PairSet,
     parts: tuple[str, ...],
-    planned: Sequence[_Planned],
+    planned: Sequence[PlannedShard],
     digest: str,
     out: Path,
 ) -> tuple[tuple[Shard, ...], int]:
@@ -307,7 +175,7 @@ def _write(
     return index.shards, written
 
 
-def _finished(out: Path, planned: _Planned, parts: tuple[str, ...]) -> Shard | None:
+def _finished(out: Path, planned: PlannedShard, parts: tuple[str, ...]) -> Shard | None:
     """A shard that an earlier call finished: its table takes its name last."""
     shard = Shard(planned.file, planned.split, len(planned.items), _size(out / planned.file), "", "")
     try:
@@ -323,7 +191,7 @@ def _finished(out: Path, planned: _Planned, parts: tuple[str, ...]) -> Shard | N
     return shard if whole else None
 
 
-def _write_shard(out: Path, planned: _Planned, parts: tuple[str, ...]) -> Shard:
+def _write_shard(out: Path, planned: PlannedShard, parts: tuple[str, ...]) -> Shard:
     rows: list[tuple[list[str], list[tuple[int, int, int]]]] = []
     with _whole(out / planned.file) as file:
         hashing = _Hashing(file)
@@ -345,7 +213,7 @@ def _write_shard(out: Path, planned: _Planned, parts: tuple[str, ...]) -> Shard:
 
 
 def _add(
-    tar: tarfile.TarFile, item: _Item, parts: tuple[str, ...]
+    tar: tarfile.TarFile, item: Item, parts: tuple[str, ...]
 ) -> tuple[list[str], list[tuple[int, int, int]]]:
     """Write the members of a pair; its row of the table."""
     suffixes: list[str] = []
@@ -383,7 +251,7 @@ def _member(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     info = tarfile.TarInfo(name)  # of no time and nobody, so that the same files give the same tar
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
-    return tar.offset - _padded(len(data))
+    return tar.offset - padded(len(data))
 
 
 class _Hashing:
