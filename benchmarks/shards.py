@@ -4,9 +4,9 @@
 
 Draws a set of small pairs (A as PNG, B as JPEG, two folders) and packs it, and a hundredth of it. Memory is
 that of a process of its own that reads a thousand training pairs, here and there: resident, from the moment
-before the pairs are found. Pairs a second are those of one reader, `training_batches` without workers, timed in turn,
-folder, shards, folder, shards ...: with the files in the system's memory, and after asking the system to
-forget them. The result goes to benchmarks/results/, a file for each kind of machine.
+before the pairs are found. Pairs a second are those of one reader, `training_batches` without workers, timed
+in turn, folder, shards, folder, shards ...: with the files in the system's memory, and after asking the
+system to forget them. The result goes to benchmarks/results/, a file for each kind of machine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -155,6 +156,7 @@ def main() -> None:
         for name, count in sets.items():
             if not (root / name).exists():
                 draw(root / name, count, arguments.size)
+            shutil.rmtree(root / f"{name}-shards", ignore_errors=True)
             started = time.perf_counter()
             print(pack(config(root / name, arguments.size), root / f"{name}-shards").words())
             seconds[name] = round(time.perf_counter() - started, 1)
@@ -172,11 +174,12 @@ def main() -> None:
     name, features = cpu()
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/shards.py", *sys.argv[1:3]]),
+        "command": f"python benchmarks/shards.py --pairs {arguments.pairs} --size {arguments.size}",
         "cpu": f"{name} ({features})",
         "torch": torch.__version__,
         "pairs": sets,
         "size": size,
+        "load_at_the_end": os.getloadavg()[0],
         "packing_seconds": seconds,
         "memory": grown,
         "digests_with_0_0_1_2_workers": orders,

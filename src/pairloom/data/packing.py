@@ -26,8 +26,8 @@ from pairloom.data.shard_index import INDEX, UNFINISHED, Index, Shard, Table
 from pairloom.images import ImageError
 from pairloom.palette import MAX_CLASSES
 
-MOST_PER_SHARD = 100_000
-"""So that the table of a shard stays small."""
+MOST_PER_SHARD = 20_000
+"""So that a reader can remember the tables of a whole window (`shard_files.TABLED_PAIRS`)."""
 
 
 @dataclass(frozen=True, slots=True)
