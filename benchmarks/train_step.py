@@ -33,7 +33,7 @@ from torch.optim import Adam
 
 from pairloom import presets
 from pairloom.config import Config, height_width
-from pairloom.data import find_pairs, measure_specs, training_batches
+from pairloom.data import View, find_pairs, measure_specs, training_batches
 from pairloom.data.sample import write_sample_set
 from pairloom.describe import step_flops
 from pairloom.devices import has_bf16, peak_memory_mb
@@ -96,7 +96,7 @@ def wait_share(config: Config, state: TrainState, steps: int = 12) -> tuple[floa
         train = find_pairs(data).split("train")
         specs = measure_specs(train, data)
 
-        def batches(count: int, workers: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+        def batches(count: int, workers: int) -> Generator[View, None, None]:
             return training_batches(
                 train, *specs, data, batch_size=batch, seed=0, start=0, stop=count * batch, workers=workers
             )
@@ -106,7 +106,7 @@ def wait_share(config: Config, state: TrainState, steps: int = 12) -> tuple[floa
         with closing(batches(steps, 1)) as loader:
             for i in range(steps):
                 started = time.perf_counter()
-                x, y = next(loader)
+                x, y, _ = next(loader)
                 fetched = time.perf_counter()
                 train_step(
                     state,

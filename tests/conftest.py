@@ -78,7 +78,9 @@ def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # hundredths of a second instead of seconds.
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["pairloom.fit", "pairloom.evaluation.report", "pairloom.cli", "pytest"])
+_PROCESSES.set_forkserver_preload(
+    ["pairloom.fit", "pairloom.evaluation.report", "pairloom.cli", "pytest", "torch._dynamo"]
+)
 
 
 class Child:

@@ -179,25 +179,22 @@ def two_folders(root: Path, suffix: str, dtype: str) -> Path:
 
 
 @pytest.mark.parametrize("suffix", ["npy", "tif"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_in_a_float_image(tmp_path, run, refused, suffix, value):
+def test_infinity_in_a_float_image(tmp_path, run, refused, suffix):
     data = two_folders(tmp_path / "data", suffix, "float32")
     victim = data / f"A/train/1.{suffix}"
     values = np.full((40, 40), 0.5, np.float32)
-    values[3, :2] = value
+    values[3, :2] = np.inf
     np.save(victim, values) if suffix == "npy" else tifffile.imwrite(victim, values)
     sentence = refused(*train(data, run))
-    assert f"{victim}: 2 of its 1600 values are NaN or infinite" in sentence
+    assert f"{victim}: 2 of its 1600 values are infinite" in sentence
 
 
-def test_nan_in_a_float_image_to_translate(tmp_path, run, refused):
+def test_nothing_but_nan_to_translate(tmp_path, run, refused):
     data = two_folders(tmp_path / "data", "npy", "float32")
     pairloom.train(tiny_config(data, training__steps=1), run)
     victim = tmp_path / "new.npy"
     np.save(victim, np.full((8, 8), np.nan, np.float32))
-    assert f"{victim}: 64 of its 64 values are NaN" in refused(
-        "translate", run, victim, "--out", tmp_path / "out"
-    )
+    assert f"{victim}: all its pixels are NaN" in refused("translate", run, victim, "--out", tmp_path / "out")
 
 
 def test_a_palette_that_does_not_match(data, tmp_path, run, refused):

@@ -68,7 +68,7 @@ def batches(data: DataConfig, start: int = 0, stop: int = 8, workers: int = 0) -
         pairs, *measure_specs(pairs, data), data,
         batch_size=2, seed=3, start=start, stop=stop, workers=workers,
     )  # fmt: skip
-    return [torch.cat(batch, 1) for batch in made]
+    return [torch.cat(batch[:2], 1) for batch in made]
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:

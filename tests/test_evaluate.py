@@ -17,7 +17,7 @@ from PIL import Image
 import pairloom
 from pairloom import images
 from pairloom.config import Config, DataConfig, DiscriminatorConfig, GeneratorConfig
-from pairloom.data import find_pairs, load_pair, measure_specs
+from pairloom.data import evaluation_view, find_pairs, load_pair, measure_specs
 from pairloom.evaluation import baselines
 from pairloom.evaluation.baselines import Baselines
 from pairloom.evaluation.evaluate import evaluate
@@ -364,7 +364,7 @@ def test_the_nearest_source_is_found(translator: Translator) -> None:
     test = find_pairs(data).split("test")[0]
     sources = {p: load_pair(p, translator.source_spec, translator.target_spec, data)[0] for p in train}
     baselines = Baselines.collect(
-        train, lambda pair: load_pair(pair, translator.source_spec, translator.target_spec, data)
+        train, lambda pair: evaluation_view(pair, translator.source_spec, translator.target_spec, data)
     )
     for pair, x in sources.items():
         nearly = x + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))

@@ -143,7 +143,7 @@ def test_what_a_container_cannot_hold_is_refused(
         (np.zeros((2, 2, 1), np.int64), "int64"),
         (np.zeros((2, 2, 65), np.uint8), "65 channels"),
         (np.zeros((0, 2, 1), np.uint8), "no pixels"),
-        (np.full((2, 2, 1), np.nan, np.float32), "4 of its 4 values"),
+        (np.full((2, 2, 1), np.inf, np.float32), "4 of its 4 values are infinite"),
     ],
 )
 def test_only_images_are_written(tmp_path: Path, array: np.ndarray, words: str) -> None:
@@ -205,7 +205,7 @@ def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
     (tmp_path / "a.tif").rename(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), array)
     assert image_shape(tmp_path / "a.png") == (4, 6)
-    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy"} == SUFFIXES
+    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy"} < SUFFIXES
 
 
 def test_palette_and_one_bit_and_grey_depths(tmp_path: Path) -> None:

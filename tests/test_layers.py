@@ -25,15 +25,28 @@ GROUND = {
     "pixels": set(),
     "content": set(),
     "tiff": {"content", "pixels"},
-    "formats": {"content", "pixels", "tiff"},
+    "disk": {"pixels"},
+    "formats": {"content", "disk", "pixels", "stacks.opening", "stacks.stack", "stacks.suffixes", "tiff"},
+    "geometry": set(),
+    "stacks.stack": {"pixels"},
+    "stacks.suffixes": set(),
+    "stacks.sizes": set(),
+    "stacks.opening": {
+        "disk",
+        "pixels",
+        *(f"stacks.{name}" for name in ("arrays", "dicom", "memory", "nifti", "ometiff", "omezarr")),
+        *(f"stacks.{name}" for name in ("stack", "suffixes")),
+    },
     "palette": {"pixels"},
     "survey": {"images", "palette", "pixels"},
-    "images": {"formats", "palette", "pixels"},
+    "images": {"formats", "geometry", "palette", "pixels", "stacks.stack"},
     "noise": set(),
     "layers": {"noise"},
     "resnet": {"layers"},
-    "networks": {"config", "layers", "resnet"},
-    "losses": {"networks"},
+    "small_maps": set(),
+    "networks": {"config", "layers", "resnet", "small_maps"},
+    "losses": {"networks", "validity"},
+    "validity": set(),
     "evaluation.metrics": set(),
 }
 """The ground layer, and all that each of its rooms may know of ours."""
@@ -123,7 +136,11 @@ def test_presets_know_only_the_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["translator", "checkpoint", "rundir", "describe", "health", "devices", "pictures", "tracking"]
+    "room",
+    [
+        *("export", "translator", "checkpoint", "rundir", "describe", "health", "devices", "pictures"),
+        *("tracking", "large", "tiling"),
+    ],
 )
 def test_whoever_uses_a_model_does_not_load_how_it_was_made(room: str) -> None:
     loaded = reachable(f"pairloom.{room}")

@@ -52,6 +52,12 @@ def test_a_larger_map_agrees_with_a_smaller_on_their_common_part(draw: Callable[
     assert torch.equal(large[:, :3, :8, :10], small)
 
 
+@pytest.mark.parametrize("draw", [noise.uniform, noise.normal])
+def test_a_window_has_the_numbers_of_its_place(draw: Callable[..., Tensor]) -> None:
+    whole = draw(99, 2, 3, 40, 50)
+    assert torch.equal(draw(99, 2, 3, 7, 9, at=(30, 21)), whole[..., 30:37, 21:30])
+
+
 def test_uniform_numbers_are_uniform() -> None:
     u = noise.uniform(noise.key(0), 1, 64, 64, 64).double()
     n = u.numel()

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -186,16 +185,14 @@ def test_a_path_that_is_nothing(tmp_path):
             find_pairs(DataConfig(path=str(path)))
 
 
-def test_listing_is_cheap(tmp_path):
+def test_listing_opens_no_file(tmp_path):
     (tmp_path / "A").mkdir()
     (tmp_path / "B").mkdir()
-    for number in range(5000):
-        (tmp_path / "A" / f"{number}.png").touch()
+    for number in range(500):
+        (tmp_path / "A" / f"{number}.png").touch()  # empty: opened, it would be a fault
         (tmp_path / "B" / f"{number}.png").touch()
-    start = time.perf_counter()
     found = find_pairs(config(tmp_path, val_fraction=0.1))
-    assert time.perf_counter() - start < 5.0
-    assert len(found.pairs) == 5000
+    assert len(found.pairs) == 500
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -627,7 +624,7 @@ def run(small, *, start=0, stop=12, batch_size=2, workers=0, seed=5):
     batches = training_batches(
         *small, batch_size=batch_size, seed=seed, start=start, stop=stop, workers=workers
     )
-    return [(x.clone(), y.clone()) for x, y in batches]
+    return [(x.clone(), y.clone()) for x, y, _ in batches]
 
 
 def same(one, other) -> bool:

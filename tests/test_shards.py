@@ -26,9 +26,10 @@ from pairloom.config import DataConfig
 from pairloom.data import (
     DataError,
     PairSet,
+    View,
+    evaluation_view,
     find_pairs,
     fingerprint,
-    load_pair,
     measure_specs,
     shard_files,
     shard_order,
@@ -153,19 +154,59 @@ def photos(root: Path) -> DataConfig:
     return data_of(root / "photos", derive="inpaint", hole=str(root / "masks"))
 
 
-SETS = {"two folders": two_folders, "manifest": manifest, "photos": photos}
+def masked(root: Path) -> DataConfig:
+    """Masks of two pairs of three, and NaN in a target without one."""
+    rng = np.random.default_rng(3)
+    for i in range(6):
+        for side in "AB":
+            (root / side / "train").mkdir(parents=True, exist_ok=True)
+            values = rng.random((12, 10, 2)).astype(np.float32)
+            if side == "B" and i == 2:
+                values[3:5, :4] = np.nan
+            np.save(root / side / "train" / f"{i}.npy", values)
+        if i % 3 < 2:
+            (root / "mask" / "train").mkdir(parents=True, exist_ok=True)
+            mask = np.where(rng.random((12, 10)) < 0.3, 0, 255).astype(np.uint8)
+            Image.fromarray(mask).save(root / "mask" / "train" / f"{i}.png")
+    return data_of(root)
+
+
+def chosen(root: Path) -> DataConfig:
+    """Both sides are channels of one file of four."""
+    import tifffile
+
+    rng = np.random.default_rng(4)
+    root.mkdir()
+    rows = ["a,b"]
+    for i in range(4):
+        values = rng.integers(0, 60000, (8, 8, 4), dtype=np.uint16)
+        tifffile.imwrite(root / f"{i}.tif", values, photometric="minisblack", planarconfig="contig")
+        rows.append(f"{i}.tif,{i}.tif")
+    (root / "pairs.csv").write_text("\n".join(rows))
+    return data_of(root / "pairs.csv", source_select=("3", "0"), target_select=("1",))
+
+
+SETS: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
+    "two folders": (two_folders, "two folders"),
+    "manifest": (manifest, "manifest"),
+    "photos": (photos, "photos"),
+    "masked": (masked, "two folders"),
+    "chosen channels": (chosen, "manifest"),
+}
 
 
 @pytest.mark.parametrize("kind", SETS)
 def test_pairs_from_shards_are_those_of_the_files(kind: str, tmp_path: Path) -> None:
-    data = SETS[kind](tmp_path / "set")
+    make, layout = SETS[kind]
+    data = make(tmp_path / "set")
     pack(data, tmp_path / "out", per_shard=3)
     packed = replace(data, path=str(tmp_path / "out"), val_fraction=0.0, test_fraction=0.0)
     want, got = find_pairs(data), find_pairs(packed)
-    assert got.layout == want.layout == kind
+    assert got.layout == want.layout == layout
     assert len(got.pairs) == len(want.pairs)
     specs = measure_specs(want, data)
-    assert measure_specs(got, packed)[0].dtype == specs[0].dtype
+    assert [spec.dtype for spec in measure_specs(got, packed)] == [spec.dtype for spec in specs]
+    assert [spec.channels for spec in measure_specs(got, packed)] == [spec.channels for spec in specs]
     there = by_name(got)
     assert len(there) == len(got.pairs)
     for split in ("train", "val", "test"):
@@ -176,8 +217,31 @@ def test_pairs_from_shards_are_those_of_the_files(kind: str, tmp_path: Path) -> 
         assert other.group == pair.group
         for a, b in zip(pair.read(), other.read(), strict=True):
             np.testing.assert_array_equal(a, b)
-        for x, y in zip(load_pair(pair, *specs, data), load_pair(other, *specs, packed), strict=True):
-            assert torch.equal(x, y)
+        a, b = evaluation_view(pair, *specs, data), evaluation_view(other, *specs, packed)
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.y, b.y)
+        assert (a.valid is None) == (b.valid is None)
+        assert a.valid is None or torch.equal(a.valid, b.valid)
+
+
+def test_what_does_not_count_is_left_out_of_batches_too(tmp_path: Path) -> None:
+    data = masked(tmp_path / "set")
+    pack(data, tmp_path / "out", per_shard=2)
+    members = []
+    for shard in (tmp_path / "out").glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            members += tar.getnames()
+    assert "0.mask.png" in members
+    still = {"load_size": "crop", "mirror": False}
+    counted = [
+        sorted(
+            (x.sum().item(), y.sum().item(), -1.0 if valid is None else valid.sum().item())
+            for x, y, valid in batches_of(path, start=0, stop=6, batch_size=1, **still)
+        )
+        for path in (tmp_path / "out", tmp_path / "set")
+    ]
+    assert counted[0] == counted[1]
+    assert sum(valid == -1.0 for *_, valid in counted[0]) == 1
 
 
 def test_validation_keeps_its_order_and_training_pairs_are_shuffled(folder: Path, shards: Path) -> None:
@@ -290,6 +354,23 @@ def test_labels_are_found_as_in_the_folder(tmp_path: Path) -> None:
         )
         assert want == got
     assert (9, 8, 7) in measure_specs(find_pairs(data_of(tmp_path / "out")), data)[0].palette
+    one = data_of(tmp_path / "out", source_select=("0",))  # of which packing knows nothing
+    assert measure_specs(find_pairs(one), one)[0].palette == ((0,), (9,), (100,), (200,))
+
+
+def test_a_masked_pixel_adds_no_colour(tmp_path: Path) -> None:
+    for i in range(4):
+        label = np.full((4, 4, 3), (i % 2) * 100, np.uint8)
+        label[0, 0] = (1, 2, 3)
+        photo = np.random.default_rng(i).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        mask = np.full((4, 4), 255, np.uint8)
+        mask[0, 0] = 0
+        for side, array in (("A", label), ("B", photo), ("mask", mask)):
+            (tmp_path / "set" / side).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / "set" / side / f"{i}.png")
+    pack(data_of(tmp_path / "set"), tmp_path / "out")
+    data = data_of(tmp_path / "out")
+    assert measure_specs(find_pairs(data), data)[0].palette == ((0, 0, 0), (100, 100, 100))
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -334,21 +415,36 @@ def test_enough_pairs_are_mixed(counts: list[int]) -> None:
 
 
 def batches_of(
-    path: Path | str, *, start: int, stop: int, workers: int = 0, batch_size: int = 3, **fields: object
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    path: Path | str,
+    *,
+    start: int,
+    stop: int,
+    workers: int = 0,
+    batch_size: int = 3,
+    rank: int = 0,
+    ranks: int = 1,
+    **fields: object,
+) -> list[View]:
     data = data_of(path, **fields)
     pairs = find_pairs(data)
     specs = measure_specs(pairs, data)
     made = training_batches(
-        pairs, *specs, data, batch_size=batch_size, seed=7, start=start, stop=stop, workers=workers
+        pairs,
+        *specs,
+        data,
+        batch_size=batch_size,
+        seed=7,
+        start=start,
+        stop=stop,
+        workers=workers,
+        rank=rank,
+        ranks=ranks,
     )
     return list(made)
 
 
-def same(
-    first: list[tuple[torch.Tensor, torch.Tensor]], second: list[tuple[torch.Tensor, torch.Tensor]]
-) -> bool:
-    flat = [torch.cat([torch.cat(batch).flatten() for batch in one]) for one in (first, second)]
+def same(first: list[View], second: list[View]) -> bool:
+    flat = [torch.cat([torch.cat([view.x, view.y]).flatten() for view in one]) for one in (first, second)]
     return torch.equal(*flat)
 
 
@@ -364,6 +460,16 @@ def test_batches_do_not_depend_on_workers_or_where_one_starts(shards: Path, smal
     )
 
 
+def test_processes_divide_the_batches_over_shards(shards: Path, small_windows: None) -> None:
+    whole, first, second = (
+        batches_of(shards, start=0, stop=48, batch_size=4, **ranks)
+        for ranks in ({}, {"rank": 0, "ranks": 2}, {"rank": 1, "ranks": 2})
+    )
+    for view, *shares in zip(whole, first, second, strict=True):
+        assert torch.equal(view.x, torch.cat([share.x for share in shares]))
+        assert torch.equal(view.y, torch.cat([share.y for share in shares]))
+
+
 def test_an_epoch_of_batches_shows_what_the_folder_holds(
     folder: Path, shards: Path, small_windows: None
 ) -> None:
@@ -371,7 +477,7 @@ def test_an_epoch_of_batches_shows_what_the_folder_holds(
     of_shards, of_folder = (
         batches_of(path, start=0, stop=23, batch_size=1, **still) for path in (shards, folder)
     )
-    assert sorted(x.sum().item() for x, _ in of_shards) == sorted(x.sum().item() for x, _ in of_folder)
+    assert sorted(v.x.sum().item() for v in of_shards) == sorted(v.x.sum().item() for v in of_folder)
     assert not same(of_shards, of_folder)
 
 
@@ -594,6 +700,12 @@ def test_settings_that_belong_to_packing(
 ) -> None:
     run = tmp_path / "run"
     assert "give it to `pairloom data pack`" in refused(*train(shards, run, "--data.group-pattern", "(.)"))
+    assert "data.slice_axis is z, but shards hold no volumes" in refused(
+        *train(shards, run, "--data.slice-axis", "z")
+    )
+    assert "data.slice_neighbours is 1, but shards" in refused(
+        *train(shards, run, "--data.slice-neighbours", 1)
+    )
     assert "hold pairs; leave it out" in refused(*train(shards, run, "--data.derive", "gray"))
     assert "leave data.path_b unset" in refused(*train(shards, run, "--data.path-b", folder))
     bare = write_pairs(tmp_path / "bare", train=4)
@@ -629,6 +741,32 @@ def test_packing_refuses(folder: Path, shards: Path, own: Path, tmp_path: Path, 
     (tmp_path / "full/text.txt").write_text("mine")
     assert "holds something else" in packing(folder, tmp_path / "full")
     assert (tmp_path / "full/text.txt").read_text() == "mine"
+
+
+def test_volumes_are_not_packed(tmp_path: Path, refused: Refused) -> None:
+    """Nor what is a stack of one plane, which a shard would show as a flat file."""
+    import tifffile
+
+    for side in "AB":
+        for name in ("volume", "plane"):
+            (tmp_path / name / side).mkdir(parents=True)
+        np.save(tmp_path / "volume" / side / "0.npy", np.ones((3, 8, 8), np.uint8))
+        tifffile.imwrite(tmp_path / "plane" / side / "0.ome.tif", np.ones((8, 8), np.uint8))
+    volume = refused(
+        "data",
+        "pack",
+        tmp_path / "volume",
+        tmp_path / "out",
+        "--data.slice-axis",
+        "0",
+        "--data.val-fraction",
+        0,
+    )
+    assert "it is part of a volume" in volume
+    assert "`pairloom data prepare`" in volume
+    plane = refused("data", "pack", tmp_path / "plane", tmp_path / "out", "--data.val-fraction", 0)
+    assert "0.ome.tif cannot be packed: a shard holds flat files of" in plane
+    assert not list(tmp_path.glob("out/*.tar"))
 
 
 def test_an_image_folder_may_hold_an_index_of_its_own(tmp_path: Path) -> None:

@@ -187,9 +187,8 @@ def batches(path: Path, *, start: int = 0, stop: int = 8, **fields: Any) -> list
     pairs = find_pairs(data)
     specs = measure_specs(pairs.split("train"), data)
     options = {"workers": 0, **options}
-    return list(
-        training_batches(pairs, *specs, data, batch_size=2, seed=1, start=start, stop=stop, **options)
-    )
+    made = training_batches(pairs, *specs, data, batch_size=2, seed=1, start=start, stop=stop, **options)
+    return [(x, y) for x, y, _ in made]
 
 
 def same(

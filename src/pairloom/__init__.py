@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from pairloom.evaluation.compare import compare
     from pairloom.evaluation.evaluate import evaluate
     from pairloom.fit import train
+    from pairloom.large import translate_large
     from pairloom.translator import Translator
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Translator", "compare", "evaluate", "override", "presets", "train"]
+__all__ = ["Config", "Translator", "compare", "evaluate", "override", "presets", "train", "translate_large"]
 
 _HOMES = {
     "Config": "pairloom.config",
@@ -33,6 +34,7 @@ _HOMES = {
     "evaluate": "pairloom.evaluation.evaluate",
     "override": "pairloom.configfile",
     "train": "pairloom.fit",
+    "translate_large": "pairloom.large",
 }
 
 

@@ -24,6 +24,7 @@ from pairloom.config import DataConfig
 from pairloom.data import DataError, Pair, evenly, find_pairs, load_pair
 from pairloom.data.alignment import CLEAR
 from pairloom.data.check import CheckReport, check
+from pairloom.data.masks import Known, known_pixels
 from pairloom.data.overview import NEAR_BITS, ROLES, SHOWN_CHANNELS, Overview, Role, counted
 from pairloom.data.pairs import SPLITS
 from pairloom.evaluation.gallery import Triptych, picture, render, view
@@ -129,10 +130,14 @@ class _Look:
             if self.data.derive != "none":
                 return self._derived(pair)
             arrays = pair.read(self.data, self.data)
+            known = known_pixels(pair, *arrays) or (None, None)
         except (DataError, ImageError):
             return {}
         specs = self.specs or (None, None)
-        return {role: as_shown(array, spec) for role, array, spec in zip(ROLES, arrays, specs, strict=True)}
+        return {
+            role: as_shown(array, spec, where)
+            for role, array, spec, where in zip(ROLES, arrays, specs, known, strict=True)
+        }
 
     def _derived(self, pair: Pair) -> dict[str, Rgb]:
         if self.specs is None:
@@ -153,15 +158,19 @@ class _Look:
         return Triptych(name, pictures, words)
 
 
-def as_shown(array: Array, spec: ImageSpec | None) -> Rgb:
-    """Values for the eye, by the spec where it fits, else from the least to the greatest."""
+def as_shown(array: Array, spec: ImageSpec | None, known: Known | None = None) -> Rgb:
+    """Values for the eye, by the spec where it fits, else from the least to the greatest.
+
+    Shapes: (H, W, C); known (H, W), grey where False; None: all are known -> (H, W, 3).
+    """
     if spec is None or (array.shape[2], array.dtype.name) != (spec.channels, spec.dtype):
         c, white = array.shape[2], WHITE[array.dtype.name]
-        high = white if array.dtype == np.uint8 else float(array.max())
-        low = 0.0 if array.dtype == np.uint8 else float(array.min())
+        high = white if array.dtype == np.uint8 else float(np.nanmax(array))
+        low = 0.0 if array.dtype == np.uint8 else float(np.nanmin(array))
         dtype: Any = array.dtype.name
         spec = ImageSpec(channels=c, dtype=dtype, low=(low,) * c, high=(high,) * c)
-    return view(images.to_tensor(array, spec), spec)
+    valid = None if known is None else torch.from_numpy(known)[None].float()
+    return view(images.to_tensor(array, spec), spec, valid=valid)
 
 
 def red_cyan(source: Rgb, target: Rgb) -> Rgb:

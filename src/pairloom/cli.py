@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pairloom import configfile, presets
-from pairloom.commands import data, study, weights
+from pairloom.commands import data, serve, study, weights
 from pairloom.config import DataConfig
 from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run, parse_study
 
@@ -34,10 +34,13 @@ def demo(out: Out = Path("runs/demo")) -> None:
 def train(argv: Sequence[str]) -> None:
     """Train on pairs of images; the same command again resumes."""
     config, out = parse_run("pairloom train", argv)
+    from pairloom.distributed import leads
     from pairloom.evaluation.report import write_report
     from pairloom.fit import train as train_run
 
     run = train_run(config, out)
+    if not leads():
+        return
     print(f"Report: {write_report(run)}")
     print(f"Translate with: pairloom translate {run} IMAGES --out OUT")
 
@@ -56,6 +59,8 @@ def translate(
     seed: int = 0,
     batch_size: int = 1,
     scale: Literal["native", "training"] = "native",
+    memory: float = 2.0,
+    statistics: Literal["auto", "exact", "sample"] = "auto",
     norm_stats: Literal["image", "running", "batch"] | None = None,
     dropout: bool | None = None,
     device: str = "auto",
@@ -71,13 +76,16 @@ def translate(
         seed: Seed of the noise z.
         batch_size: Images of one size translated together; changes speed, not results.
         scale: native: at the images' own pixels; training: resized as the training pairs were, and back.
+        memory: GiB above the model; larger images go by tiles, and the same command continues them.
+        statistics: Of images by tiles, for norms of their own statistics: exact, or from a sample of tiles.
         norm_stats: Instead of what the weights say: whose statistics batch norm uses.
         dropout: Instead of what the weights say: is the noise on?
-        device: auto, cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1, mps; of an .onnx file also openvino, openvino:bf16.
     """
     from tqdm import tqdm
 
     from pairloom.files import find_images, scale_hint, translate_files
+    from pairloom.progress import TileProgress
     from pairloom.translator import Translator
 
     if not inputs:
@@ -88,10 +96,22 @@ def translate(
     )
     if scale == "native" and (hint := scale_hint(translator, found[0][0])):
         print(hint, file=sys.stderr)
+    tiles = TileProgress()
     written = translate_files(
-        translator, inputs, out, seed=seed, samples=samples, batch_size=batch_size, scale=scale
+        translator,
+        inputs,
+        out,
+        seed=seed,
+        samples=samples,
+        batch_size=batch_size,
+        scale=scale,
+        memory_bytes=int(memory * 2**30),
+        statistics=statistics,
+        progress=tiles.update,
+        say=tiles.say,
     )
-    count = sum(1 for _ in tqdm(written, unit="image", disable=not sys.stderr.isatty()))
+    with tiles:
+        count = sum(1 for _ in tqdm(written, unit="image", disable=not sys.stderr.isatty()))
     print(f"{count} image{'s' * (count != 1)} written to {out}")
 
 
@@ -292,6 +312,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ablate": ablate,
     "report": report,
     **weights.COMMANDS,
+    **serve.COMMANDS,
     **study.COMMANDS,
 }
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
@@ -314,6 +335,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.stdout.reconfigure(errors="backslashreplace")  # the names of files need not be text
     warnings.simplefilter("ignore" if not os.environ.get("PAIRLOOM_DEBUG") else "default")
     try:
+        if command is not train and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise ValueError(
+                f"{name}: only `pairloom train` shares its work among processes; start this one without "
+                "torchrun (or unset RANK and WORLD_SIZE)."
+            )
         if command in OWN_PARSER:
             command(rest)
         else:

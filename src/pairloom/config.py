@@ -95,6 +95,14 @@ class DataConfig:
     """Transparent pixels: laid over white, or kept as one more channel. auto: white for uint8, else kept."""
     pages: Literal["channels", "first"] = "channels"
     """TIFF files of several pages: the pages are channels, or only the first is read."""
+    source_select: tuple[str, ...] = ()
+    """Channels of the source, by name (OME, NPZ arrays) or number from 0; none given: all of the file's."""
+    target_select: tuple[str, ...] = ()
+    """As source_select, for the target; both sides may be channels of one file."""
+    slice_axis: Literal["auto", "x", "y", "z", "t", "0", "1", "2"] = "auto"
+    """Axis that volumes are cut along, by letter or number in the file. auto: z, but a plain TIFF is flat."""
+    slice_neighbours: int = 0
+    """So many slices on each side of a source's slice are channels, too; at the ends the last is repeated."""
     source_one_hot: bool = False
     """A source label map enters the network as one channel a class instead of as colours."""
     target_one_hot: bool = False
@@ -214,7 +222,7 @@ class TrainingConfig:
     steps: int | None = runtime(None)
     """Steps (one D update and one G update each), whatever the epochs; None: from epochs."""
     batch_size: int = 1
-    """Pairs a step; 1 to 10 in the paper."""
+    """Pairs a step, of all processes together under torchrun; 1 to 10 in the paper."""
     learning_rate: float = 2e-4
     """Adam's rate for G and D."""
     beta1: float = 0.5
@@ -235,6 +243,8 @@ class TrainingConfig:
     """auto: bf16 autocast where the machine has bf16 arithmetic, else fp32."""
     deterministic: bool = runtime(False)
     """CUDA: bit-for-bit repeatable kernels. The CPU is always repeatable."""
+    sync_batch_norm: bool = False
+    """Several processes: batch norm takes its statistics over all of them, not over each one's share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -328,6 +338,7 @@ def _check(config: Config) -> None:
     _require(data.edge_least_px >= 0, "data.edge_least_px", data.edge_least_px, "0 or more")
     _require(bool(data.hole), "data.hole", data.hole, f"one of {', '.join(HOLES)}, or a path of masks")
     _require(data.max_pairs is None or data.max_pairs >= 1, "data.max_pairs", data.max_pairs, "1 or more")
+    _require(data.slice_neighbours >= 0, "data.slice_neighbours", data.slice_neighbours, "0 or more")
     gb = data.shard_cache_gb
     _require(0 < gb < math.inf, "data.shard_cache_gb", gb, "above 0, and finite")
     _require(data.workers is None or data.workers >= 0, "data.workers", data.workers, "0 or more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
@@ -21,20 +20,18 @@ from pairloom.config import Config, ConfigError
 from pairloom.data import PairSet, find_pairs, fingerprint, measure_specs, spec_notes, training_batches
 from pairloom.data.addresses import whole as whole_place
 from pairloom.data.views import Transform
-from pairloom.devices import has_bf16, peak_memory_mb, pick_device
-from pairloom.health import LossHealth, legend
+from pairloom.devices import has_bf16, peak_memory_mb
+from pairloom.distributed import World, join
+from pairloom.health import LossHealth, NonFiniteLoss, legend
 from pairloom.images import ImageSpec
+from pairloom.products import publish, save, snapshot
 from pairloom.progress import Console, Interrupted, MetricsWindow, StopSignals, duration, estimate
 from pairloom.rundir import RunDir
 from pairloom.start import Start
 from pairloom.tracking import Tracker, check_tracker, open_tracker
 from pairloom.training import TrainState, learning_rate, train_step, update_ema
-from pairloom.translator import Translator
+from pairloom.translator import Semantics, Translator
 from pairloom.validation import HeldOut
-
-
-class NonFiniteLoss(ValueError):
-    """A loss became NaN or infinite; nothing of that step was saved."""
 
 
 def train(config: Config, out: str | Path | None = None, *, transform: Transform | None = None) -> Path:
@@ -54,6 +51,7 @@ def train(config: Config, out: str | Path | None = None, *, transform: Transform
         DataError: The data set cannot be read or paired.
         NonFiniteLoss: A loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
+        ProcessError: Of several processes (torchrun), another one ended or met one of the above.
     """
     config = with_whole_paths(config)
     out = Path(out) if out is not None else Path("runs") / Path(config.data.path).stem
@@ -61,12 +59,21 @@ def train(config: Config, out: str | Path | None = None, *, transform: Transform
         if out.resolve().is_relative_to(folder):
             raise ConfigError(f"{out}: lies in the data folder {folder}; choose an --out beside it.")
     check_tracker(config.logging.track)
-    pairs = find_pairs(config.data)
-    device = pick_device(config.training.device)
-    with RunDir(out) as run:
-        console = Console(run)
-        start = None
-        if run.begun:
+    with join(config, out) as world:
+        _train(world, config, out, transform)
+    return out
+
+
+def _train(world: World, config: Config, out: Path, transform: Transform | None) -> None:
+    pairs = world.all(lambda: find_pairs(config.data))
+    world.same(lambda: fingerprint(pairs.pairs), "images")
+    device = world.device
+    with world.run_dir(out) as run:
+        console = Console(run, aloud=world.leads)
+        start = decided = None
+        if not world.leads:
+            pass
+        elif run.begun:
             source_spec, target_spec = run.read_specs()
             config = _same_run(config, run.read_config(), out)
             run.write_config(config)
@@ -88,10 +95,13 @@ def train(config: Config, out: str | Path | None = None, *, transform: Transform
                 target_spec,
                 device=str(device),
                 data_fingerprint=fingerprint(pairs.pairs),
+                processes=world.facts(),
             )
+        if world.leads:
+            decided = config, source_spec, target_spec
+        config, source_spec, target_spec = world.decided(decided)
         _introduce(console, config, pairs, source_spec, target_spec, device)
-        fit(run, console, config, pairs, source_spec, target_spec, device, start, transform)
-    return out
+        fit(run, console, config, pairs, source_spec, target_spec, device, start, transform, world)
 
 
 def with_whole_paths(config: Config) -> Config:
@@ -178,8 +188,10 @@ def fit(
     device: torch.device,
     start: Start | None = None,
     transform: Transform | None = None,
+    world: World | None = None,
 ) -> None:
     """The loop: one honest paragraph for each thing that happens in it."""
+    world = World(device) if world is None else world
     training, logging = config.training, config.logging
     train_pairs = pairs.split("train")
     epochs = training.epochs or 1
@@ -190,10 +202,10 @@ def fit(
         torch.backends.cudnn.benchmark = False
 
     # Say how long it will take, from a few steps of a state that is thrown away.
-    state, complaints = checkpoints.load_latest(run.checkpoints)
-    begin = state["step"] if state is not None else 0
+    state, complaints = checkpoints.load_latest(run.checkpoints) if world.leads else (None, [])
+    begin = world.decided(state["step"] if state is not None else 0)
     if begin < total_steps:
-        seconds = trial_seconds_per_step(config, device)
+        seconds = trial_seconds_per_step(world.share(config), device)
         console.say(estimate(total_steps - begin, total_steps, seconds))
 
     # Start, or start again where the last whole checkpoint was.
@@ -214,11 +226,17 @@ def fit(
     elif start is not None:
         console.say(start.give(train_state))
     del state, start
+    if changes := world.spread(train_state, config):
+        console.say(f"Warning: {changes}")
+    if words := world.words():
+        console.say(words)
     old_lines = run.cut_metrics(train_state.step)
     for line in old_lines:
         health.observe(line)
 
-    held_out = HeldOut(pairs, source_spec, target_spec, config.data, drawn=logging.sample_pairs)
+    held_out = world.all(
+        lambda: HeldOut(pairs, source_spec, target_spec, config.data, drawn=logging.sample_pairs)
+    )
     for warning in held_out.warnings:
         console.say(f"Warning: {warning}")
     held_out.best = checkpoints.best_val_l1(run.checkpoints)
@@ -227,6 +245,7 @@ def fit(
         source_spec,
         target_spec,
         config,
+        semantics=Semantics.as_trained(config, world.size),
         provenance={
             "run": run.path.name,
             "pairs": len(train_pairs),
@@ -246,22 +265,34 @@ def fit(
         stop=total_steps * training.batch_size,
         workers=_workers(config.data.workers),
         transform=transform,
+        rank=world.rank,
+        ranks=world.size,
+        pin_memory=device.type == "cuda",
     )
     window = MetricsWindow()
-    tracker = open_tracker(logging.track, run.path, config)
-    with StopSignals() as stop, closing(batches), closing(tracker), console.progress(total_steps) as bar:
+    tracker = open_tracker(logging.track if world.leads else "none", run.path, config)
+    signum = None
+    with (
+        StopSignals(patient=world.size > 1) as stop,
+        closing(batches),
+        closing(tracker),
+        console.progress(total_steps) as bar,
+    ):
         bar.update(train_state.step, {})
         while train_state.step < total_steps:
             # Fetch: with workers this only waits when they are slower than the step.
             started = time.perf_counter()
             try:
-                x, y = next(batches)
+                x, y, valid = world.all(lambda: next(batches))
             except ValueError:  # a file has become unreadable: what was learned until now is kept
                 if train_state.step > begin:
-                    _save(run, train_state, model, best=None)
+                    if world.settle(train_state):
+                        save(run, train_state, model, best=None)
+                    world.release(train_state)
                 raise
             x = x.to(device, memory_format=torch.channels_last, non_blocking=True)
             y = y.to(device, memory_format=torch.channels_last, non_blocking=True)
+            valid = None if valid is None else valid.to(device, non_blocking=True)
             fetched = time.perf_counter()
 
             # Step.
@@ -271,14 +302,16 @@ def fit(
             for optimizer in (train_state.optimizer_g, train_state.optimizer_d):
                 if optimizer is not None:
                     optimizer.param_groups[0]["lr"] = rate
-            logs = train_step(train_state, x, y, config.objective, autocast)
+            logs = world.mean(train_step(train_state, x, y, config.objective, autocast, valid))
+            train_state.images_seen += x.shape[0] * (world.size - 1)  # the others' shares
             update_ema(train_state, training.ema_decay)
             window.add(logs)
 
             # On a CPU looking at a number costs nothing; elsewhere every look would wait for the device.
             log_due = train_state.step % logging.log_every_steps == 0
             # Asked once a step: a signal that comes later is seen, and the state saved, after the next step.
-            stopping = stop.signum is not None
+            signum = world.agreed(stop.signum)
+            stopping = signum is not None
             save_due = train_state.step % save_every == 0 or train_state.step == total_steps or stopping
             if device.type == "cpu" or log_due or save_due:
                 _stop_if_not_finite(logs, train_state, run, weights=save_due)
@@ -306,32 +339,35 @@ def fit(
 
             # Validate, draw the samples, save. None of it touches the training RNG. Whoever sent a signal may
             # not wait long: then the state alone is saved.
-            if stopping and train_state.step < total_steps:
-                _save(run, train_state, model, best=None)
-                _publish(run, train_state, model)
-            elif save_due:
+            writes = save_due and world.settle(train_state)
+            if writes and stopping and train_state.step < total_steps:
+                save(run, train_state, model, best=None)
+                publish(run, train_state, model)
+            elif writes:
                 train_state.generator.eval()
                 val_l1 = held_out.validate(model)
                 improved = val_l1 is not None and val_l1 < held_out.best
                 if val_l1 is not None:
                     held_out.best = min(val_l1, held_out.best)
                     _record({"step": train_state.step, "val_L1": val_l1}, run, tracker, health, console)
-                _save(run, train_state, model, best=val_l1 if improved else None)
-                _publish(run, train_state, model)
+                save(run, train_state, model, best=val_l1 if improved else None)
+                publish(run, train_state, model)
                 if logging.keep_snapshots:
-                    _snapshot(run, model, train_state.step)
+                    snapshot(run, model, train_state.step)
                 held_out.draw(model, run.path / "samples" / f"step-{train_state.step:08d}.png")
                 train_state.generator.train()
+            if save_due:
+                world.release(train_state)
             if stopping:
                 break
 
-    if begin >= total_steps:
-        _publish(run, train_state, model)  # a kill may have come between the last state and these files
-    if stop.signum is not None and train_state.step < total_steps:
+    if begin >= total_steps and world.leads:
+        publish(run, train_state, model)  # a kill may have come between the last state and these files
+    if signum is not None and train_state.step < total_steps:
         console.say(
             f"Stopped by a signal after step {train_state.step}; saved. The same command goes on from there."
         )
-        raise Interrupted(stop.signum)
+        raise Interrupted(signum)
     console.say(f"Trained {train_state.step} steps in {duration(train_state.elapsed_seconds)}.")
 
 
@@ -368,32 +404,6 @@ def _record(
     for warning in health.observe(line):
         run.append_metrics({"step": line["step"], "warning": warning})
         console.say(f"Warning: {warning}")
-
-
-def _save(run: RunDir, state: TrainState, model: Translator, *, best: float | None) -> None:
-    model.provenance |= {"step": state.step, "images_seen": state.images_seen}
-    contents = state.state_dict() | {"model": json.dumps(model.describe())}
-    figures = None if best is None else {"val_L1": best}
-    checkpoints.save_state(run.checkpoints, contents, state.step, best=figures)
-
-
-def _snapshot(run: RunDir, model: Translator, step: int) -> None:
-    folder = run.path / "snapshots"
-    folder.mkdir(exist_ok=True)
-    half = {k: v.half() if v.is_floating_point() else v for k, v in model.generator.state_dict().items()}
-    checkpoints.save_weights(folder / f"step-{step:08d}.safetensors", half, model.describe())
-
-
-def _publish(run: RunDir, state: TrainState, model: Translator) -> None:
-    """The files for people: G and D at the last step."""
-    model.provenance |= {"step": state.step, "images_seen": state.images_seen}
-    description = model.describe()
-    checkpoints.save_weights(run.path / "generator.safetensors", model.generator.state_dict(), description)
-    if state.discriminator is not None:
-        weights = state.discriminator.state_dict()
-        checkpoints.save_weights(
-            run.path / "discriminator.safetensors", weights, description | {"network": "discriminator"}
-        )
 
 
 def _stop_if_not_finite(logs: dict[str, Tensor], state: TrainState, run: RunDir, *, weights: bool) -> None:

@@ -23,7 +23,7 @@ from pairloom.config import (
     TrainingConfig,
 )
 
-SOURCES = "A run directory, a generator.safetensors, or a checkpoints/step-*.pt."
+SOURCES = "A run directory, a generator.safetensors, a checkpoints/step-*.pt, or an exported .onnx."
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN-or-WEIGHTS", help=SOURCES)]
 Data = Annotated[
     str,

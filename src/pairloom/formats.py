@@ -12,21 +12,21 @@ format a file has is decided by its first bytes, not by its suffix. What each fo
 | 16-bit grey PNG | uint16; with more channels by imagecodecs: Pillow gives 8 bits without a word |
 | TIFF of several equal pages | the pages one after the other as channels, or the first one |
 | NPY | (H, W) or (H, W, C) |
+| OME-TIFF, OME-Zarr, NIfTI, DICOM, NPZ | a plane of a stack, or some of its channels: see `stacks` |
 | float16, float64 | float32; other integer types are refused: their values would have to be changed to fit |
 | EXIF (and TIFF) orientation | applied |
 
-ICC profiles and gamma are not applied. A float image with NaN or infinity is refused.
+ICC profiles and gamma are not applied. A float image with infinity is refused, and one with NaN unless its
+reader knows what that says: that a pixel counts for nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
-import secrets
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Literal
 
@@ -34,11 +34,13 @@ import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from pairloom.content import Content, file_of, opened
+from pairloom.disk import reading, writing_whole
 from pairloom.pixels import (
     ORIENTATION,
     Alpha,
     Array,
     ImageError,
+    Nan,
     PageAxis,
     check_array,
     in_allowed_dtype,
@@ -47,7 +49,11 @@ from pairloom.pixels import (
     upright,
     with_channel_axis,
 )
-from pairloom.tiff import encode_tiff, is_lossless_tiff, read_tiff, tiff_has_alpha, tiff_size
+from pairloom.stacks.opening import is_stack, open_stack
+from pairloom.stacks.stack import WHOLE, Part, numbers_of
+from pairloom.stacks.suffixes import SUFFIXES as STACK_SUFFIXES
+from pairloom.stacks.suffixes import may_be_stack, suffix_of
+from pairloom.tiff import encode_tiff, is_lossless_tiff, read_tiff, tiff_has_alpha, tiff_resolution, tiff_size
 
 Format = Literal["PNG", "JPEG", "WebP", "TIFF", "NPY"]
 
@@ -60,7 +66,12 @@ FORMATS: dict[str, Format] = {
     ".tiff": "TIFF",
     ".npy": "NPY",
 }
-SUFFIXES = frozenset(FORMATS)
+SUFFIXES = frozenset(FORMATS) | STACK_SUFFIXES
+
+
+def is_image_name(name: str) -> bool:
+    """Whether its suffix is one of `SUFFIXES`."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES or suffix_of(name).lower() in SUFFIXES
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -68,7 +79,12 @@ SUFFIXES = frozenset(FORMATS)
 
 
 def read_image(
-    path: str | Path | Content, *, alpha: Alpha = "auto", page_axis: PageAxis = "channels"
+    path: str | Path | Content,
+    *,
+    alpha: Alpha = "auto",
+    page_axis: PageAxis = "channels",
+    part: Part = WHOLE,
+    nan: Nan = "refuse",
 ) -> Array:
     """The values of an image file, upright.
 
@@ -77,6 +93,8 @@ def read_image(
         alpha: "white": transparent pixels are laid over white and the alpha channel goes; "keep": it is a
             channel; "auto": white for uint8, keep for uint16 and float32.
         page_axis: A TIFF of several pages: "channels" stacks them, "first" reads only the first.
+        part: Which slice of a volume, and which channels.
+        nan: Of float images: "refuse", or "keep" for whoever leaves such pixels out.
 
     Shapes: -> (H, W, C), contiguous, native byte order, writeable.
     Units: file values; uint8, uint16 or float32.
@@ -85,8 +103,21 @@ def read_image(
         ImageError: The file is missing, damaged, not an image, or holds what the table above does not list.
     """
     path = file_of(path)
-    found = _format(path)
-    with _reading(path):
+    if _is_stack(path, part.axis) and (page_axis == "channels" or path.suffix.lower() not in FORMATS):
+        stack = open_stack(path, part)
+        with reading(path):
+            array = stack.read(part)
+    else:
+        array = _read_flat(path, alpha, page_axis, part)
+    check_array(path, array, nan=nan)
+    return np.require(array, requirements=["C_CONTIGUOUS", "WRITEABLE"])
+
+
+def _read_flat(path: Path, alpha: Alpha, page_axis: PageAxis, part: Part) -> Array:
+    found = format_of(path)
+    if part.axis != "auto" and not may_be_stack(path):
+        raise ImageError(f"{path}: is flat, with no axis {part.axis} to cut; leave data.slice_axis out.")
+    with reading(path):
         if found == "TIFF":
             array = read_tiff(path, alpha, page_axis)
         elif found == "NPY":
@@ -94,15 +125,16 @@ def read_image(
         else:
             array = _read_pillow(path, found, alpha)
         array = in_allowed_dtype(path, array)
-    check_array(path, array)
-    return np.require(array, requirements=["C_CONTIGUOUS", "WRITEABLE"])
+    return array[..., numbers_of(path, part.select, (), array.shape[2])] if part.select else array
 
 
-def image_shape(path: str | Path) -> tuple[int, int]:
+def image_shape(path: str | Path, part: Part = WHOLE) -> tuple[int, int]:
     """Height and width in pixels as `read_image` would give them, from the header alone."""
     path = Path(path)
-    found = _format(path)
-    with _reading(path):
+    if is_stack(path, part.axis):
+        return open_stack(path, part).plane_shape(part.axis)
+    found = format_of(path)
+    with reading(path):
         if found == "NPY":
             height, width = with_channel_axis(path, np.load(path, mmap_mode="r", allow_pickle=False)).shape[
                 :2
@@ -120,11 +152,19 @@ def image_shape(path: str | Path) -> tuple[int, int]:
     return (width, height) if turn >= 5 else (height, width)
 
 
+def channel_names(path: Path | Content, part: Part) -> tuple[str, ...]:
+    """Of the image that `read_image` gives, where its file names them; else empty."""
+    path = file_of(path)
+    return open_stack(path, part).channel_names(part) if _is_stack(path, part.axis) else ()
+
+
 def has_alpha(path: str | Path | Content) -> bool:
     """Whether the file declares transparency, from its header alone."""
     path = file_of(path)
-    found = _format(path)
-    with _reading(path):
+    if _is_stack(path):
+        return False
+    found = format_of(path)
+    with reading(path):
         if found == "TIFF":
             return tiff_has_alpha(path)
         if found == "NPY":
@@ -136,11 +176,15 @@ def has_alpha(path: str | Path | Content) -> bool:
 def is_lossless(path: str | Path | Content) -> bool:
     """Whether the container kept every value: PNG, NPY, lossless WebP, TIFF unless compressed like JPEG.
 
+    Of scientific containers it is taken for granted.
+
     It says nothing of the file's past: a photograph saved as JPEG and then as PNG is in a lossless file.
     """
     path = file_of(path)
-    found = _format(path)
-    with _reading(path):
+    if _is_stack(path) and path.suffix.lower() not in FORMATS:
+        return True
+    found = format_of(path)
+    with reading(path):
         if found == "TIFF":
             return is_lossless_tiff(path)
         if found == "WebP":
@@ -148,15 +192,20 @@ def is_lossless(path: str | Path | Content) -> bool:
     return found in ("PNG", "NPY")
 
 
+def _is_stack(path: Path, axis: str = "auto") -> bool:
+    """Files inside another are flat."""
+    return not isinstance(path, Content) and is_stack(path, axis)
+
+
 def _check_suffix(path: Path) -> None:
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in FORMATS:
         raise ImageError(
-            f"{path}: its suffix {path.suffix!r} is none of {' '.join(sorted(SUFFIXES))};"
+            f"{path}: its suffix {path.suffix!r} is none of {' '.join(sorted(FORMATS))};"
             " use one of these formats."
         )
 
 
-def _format(path: Path) -> Format:
+def format_of(path: Path) -> Format:
     """What the first bytes say the file is."""
     _check_suffix(path)
     try:
@@ -184,27 +233,6 @@ def _format(path: Path) -> Format:
         f"{path}: is not an image in a known format (it begins with {head[:8]!r});"
         " PNG, JPEG, WebP, TIFF and NPY can be read, so export it again as one of them."
     )
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever a decoder raises, as one sentence."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except MemoryError as error:
-        raise ImageError(f"{path}: does not fit into memory ({error}); cut it into parts.") from error
-    except Exception as error:  # decoders meet damaged files with every kind of exception
-        detail = " ".join(str(error).split()) or type(error).__name__
-        if "requires the 'imagecodecs' package" in detail:
-            raise ImageError(
-                f"{path}: its compression needs the package imagecodecs ({detail});"
-                " `pip install imagecodecs`, or save the file uncompressed or with zlib (deflate)."
-            ) from error
-        raise ImageError(
-            f"{path}: cannot be read, it is damaged or cut short ({detail}); copy or export it again."
-        ) from error
 
 
 # PNG, JPEG, WebP ------------------------------------------------------------------------------------------
@@ -353,13 +381,18 @@ def holds_losslessly(suffix: str, *, dtype: str, channels: int) -> bool:
     return found in ("TIFF", "NPY")
 
 
-def write_image(path: str | Path, array: Array) -> None:
-    """Write an array so that `read_image` gives it back exactly.
+def write_image(path: str | Path, array: Array, *, like: Path | None = None) -> None:
+    """Write an array so that `read_image` gives it back exactly (with `nan="keep"` if it holds NaN).
 
     The file appears under its name only when it is whole.
 
+    Args:
+        path: A file with a suffix in `FORMATS`.
+        array: The values.
+        like: A TIFF carries the resolution of this file, if that is a TIFF, too.
+
     Shapes: array (H, W, C).
-    Units: file values; uint8, uint16 or float32.
+    Units: file values; uint8, uint16 or float32, in which NaN is a pixel that counts for nothing.
 
     Raises:
         ImageError: The container cannot hold the array without loss, the array is no image, or the folder
@@ -368,7 +401,7 @@ def write_image(path: str | Path, array: Array) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
     _check_suffix(path)
-    check_array(path, array)
+    check_array(path, array, nan="keep")
     dtype, channels = array.dtype.name, array.shape[2]
     if not holds_losslessly(suffix, dtype=dtype, channels=channels):
         what = "values" if FORMATS[suffix] == "JPEG" else f"{dtype} images of {channels} channels"
@@ -376,37 +409,16 @@ def write_image(path: str | Path, array: Array) -> None:
             f"{path}: a {FORMATS[suffix]} file cannot hold {what} without loss; write a .tif instead."
         )
     with writing_whole(path) as file:
-        _encode(file, FORMATS[suffix], array)
+        _encode(file, FORMATS[suffix], array, like)
 
 
-@contextlib.contextmanager
-def writing_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes its name only when it is whole: until then it lies beside, hidden.
-
-    Raises:
-        ImageError: The folder cannot be written to, or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        os.replace(temporary, path)
-    except Exception as error:  # the disk's and the encoders' own kinds
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(
-            f"{path}: cannot be written ({detail}); check that the folder exists, is writable and has room."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # nothing to remove: renamed, or never made
-            temporary.unlink()
-
-
-def _encode(file: IO[bytes], container: Format, array: Array) -> None:
+def _encode(file: IO[bytes], container: Format, array: Array, like: Path | None) -> None:
     channels = array.shape[2]
     if container == "NPY":
         np.save(file, array, allow_pickle=False)
     elif container == "TIFF":
-        encode_tiff(file, array)
+        resolution = tiff_resolution(like) if like is not None and format_of(like) == "TIFF" else {}
+        encode_tiff(file, array, resolution)
     elif container == "WebP":
         Image.fromarray(array).save(file, format="WEBP", lossless=True, exact=True)
     else:

@@ -8,6 +8,10 @@ from typing import Any
 from pairloom.losses import GanMode, chance_level
 
 
+class NonFiniteLoss(ValueError):
+    """A loss became NaN or infinite; nothing of that step was saved."""
+
+
 def legend(gan_mode: GanMode, *, halved: bool) -> str:
     """How to read the logged losses of an adversarial run, in one sentence."""
     if gan_mode == "wgan-gp":

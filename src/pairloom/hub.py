@@ -123,7 +123,7 @@ def stage(folder: Path, out: Path, *, discriminator: bool = True) -> None:
     for name in NETWORKS[: 1 + discriminator]:
         if (folder / name).is_file():
             weights, description = checkpoints.load_weights(folder / name)
-            checkpoints.save_weights(out / name, weights, _without_folders(description))
+            checkpoints.save_weights(out / name, weights, without_folders(description))
             lines.append(f"{digest(out / name)}  {name}\n")
     (out / DIGESTS).write_bytes("".join(lines).encode())
 
@@ -134,7 +134,7 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _without_folders(description: dict[str, Any]) -> dict[str, Any]:
+def without_folders(description: dict[str, Any]) -> dict[str, Any]:
     """The same description, whose paths are only names."""
     kept = {key: value for key, value in description.items() if key != "format"}
     config = kept.get("config", {})

@@ -14,18 +14,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pairloom.formats import (
+    FORMATS,
     SUFFIXES,
+    channel_names,
     has_alpha,
     holds_losslessly,
     image_shape,
+    is_image_name,
     is_lossless,
     read_image,
     write_image,
 )
+from pairloom.geometry import reflect_to, resize
 from pairloom.palette import MAX_CLASSES, Colours, nearest, read_palette
 from pairloom.pixels import (
     DTYPES,
@@ -36,16 +39,22 @@ from pairloom.pixels import (
     PageAxis,
     check_array,
     described,
+    valid_pixels,
 )
+from pairloom.stacks.stack import SLICE_AXES, Part
 
 __all__ = [
+    "FORMATS",
     "SUFFIXES",
     "Array",
     "ImageError",
     "ImageSpec",
+    "Part",
+    "channel_names",
     "clipped_share",
     "has_alpha",
     "image_shape",
+    "is_image_name",
     "is_lossless",
     "lab_spec",
     "output_suffix",
@@ -57,6 +66,7 @@ __all__ = [
     "resize",
     "to_array",
     "to_tensor",
+    "valid_pixels",
     "write_image",
 ]
 
@@ -104,6 +114,12 @@ class ImageSpec:
     """Transparent pixels: laid over white, or alpha kept as a channel."""
     page_axis: PageAxis = "channels"
     """A TIFF of several pages: pages are channels, or only the first is read."""
+    chosen: tuple[str, ...] = ()
+    """The channels of a file that are read, by name or number from 0; none: all."""
+    slice_axis: str = "auto"
+    """The axis along which volumes are cut; one of `stacks.stack.SLICE_AXES`."""
+    neighbours: int = 0
+    """So many slices on each side of a volume's slice are channels, too."""
     version: int = 1
     """Of this record's layout."""
 
@@ -122,6 +138,16 @@ class ImageSpec:
             return self
         low, high = (0.0,) * self.channels, (255.0,) * self.channels
         return dataclasses.replace(self, kind="intensity", names=(), low=low, high=high)
+
+    @property
+    def part(self) -> Part:
+        """What of a file is read."""
+        return Part(
+            select=self.chosen,
+            axis=self.slice_axis,
+            neighbours=self.neighbours,
+            classes=self.kind == "labels",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -151,7 +177,8 @@ class ImageSpec:
     def words(self) -> str:
         """One line for people."""
         plural = "" if self.channels == 1 else "s"
-        what = f"{self.channels} channel{plural}, {self.dtype}"
+        named = f" ({', '.join(self.names)})" if self.names and self.kind != "lab" else ""
+        what = f"{self.channels} channel{plural}{named}, {self.dtype}"
         if self.kind == "labels":
             form = "one-hot" if self.one_hot else "as colours"
             return f"{what}, label map of {len(self.palette)} classes, {form}"
@@ -186,6 +213,7 @@ def _check_spec(spec: ImageSpec) -> None:
         "scaling": ("full", "range", "percentile", "zscore"),
         "alpha": ("white", "keep"),
         "page_axis": ("channels", "first"),
+        "slice_axis": SLICE_AXES,
         "version": (1,),
     }
     for name, allowed in choices.items():
@@ -197,6 +225,9 @@ def _check_spec(spec: ImageSpec) -> None:
         _require(spec.dtype == "uint8", "dtype", spec.dtype, f"uint8 for {spec.kind}")
         _require(spec.channels in (1, 3), "channels", spec.channels, "1 or 3, grey or RGB")
         _require(len(spec.low) == 1 or spec.kind == "lab", "low", spec.low, "one number, of the luminance")
+    _require(
+        isinstance(spec.neighbours, int) and spec.neighbours >= 0, "neighbours", spec.neighbours, "0 or more"
+    )
     for name in ("low", "high"):
         limits = getattr(spec, name)
         good = len(limits) == c and all(math.isfinite(v) for v in limits)
@@ -258,13 +289,13 @@ def to_tensor(array: Array, spec: ImageSpec) -> Tensor:
 
     Intensities become 2 (v - low) / (high - low) - 1, clipped to [-1, 1]. Pixels of a label map snap to the
     nearest palette colour first; with one_hot they become one channel a class. Of luminance and Lab the array
-    is a photo, grey or RGB.
+    is a photo, grey or RGB. A pixel with NaN in any channel (`valid_pixels`) becomes 0, the middle, in all.
 
     Shapes: array (H, W, C) -> (spec.tensor_channels, H, W), contiguous.
     Units: file values -> [-1, 1], float32.
 
     Raises:
-        ImageError: The array's channels or dtype are not the spec's.
+        ImageError: The array's channels or dtype are not the spec's, or it holds infinity.
     """
     _check_match(array, spec)
     if spec.kind in PHOTO_KINDS:
@@ -281,6 +312,8 @@ def to_tensor(array: Array, spec: ImageSpec) -> Tensor:
     values.sub_(low).div_(half.where(half > 0, 1.0)).sub_(1.0).clamp_(-1.0, 1.0)
     if not half.all():
         values[half.flatten() == 0] = 0.0
+    if spec.dtype == "float32":
+        values[:, torch.from_numpy(~valid_pixels(array))] = 0.0
     return values.float()
 
 
@@ -359,43 +392,12 @@ def recombined(y: Tensor, x: Tensor, spec: ImageSpec) -> tuple[Tensor, ImageSpec
     return (rgb * 2 - 1)[..., : spec.channels, :, :], spec.file_spec
 
 
-def resize(tensor: Tensor, size: tuple[int, int], *, labels: bool) -> Tensor:
-    """Bilinear with antialiasing, or for label maps nearest neighbour, which makes no new colours.
-
-    Shapes: tensor (C, H, W) or (N, C, H, W); size (height, width) -> the same with that height and width.
-    """
-    if tuple(tensor.shape[-2:]) == tuple(size):
-        return tensor
-    batch = tensor if tensor.ndim == 4 else tensor[None]
-    if labels:
-        batch = F.interpolate(batch, size=size, mode="nearest-exact")
-    else:
-        batch = F.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)
-    return batch if tensor.ndim == 4 else batch[0]
-
-
-def reflect_to(x: Tensor, height: int, width: int) -> Tensor:
-    """Continued to the right and downwards by reflection, as often repeated as it takes.
-
-    A side that is long enough already stays as it is.
-
-    Shapes: (..., H, W), H and W from 1 -> (..., max(H, height), max(W, width)).
-    """
-    for axis, wanted in ((-2, height), (-1, width)):
-        size = x.shape[axis]
-        if size < wanted:
-            # A triangle wave 0 1 2 1 0 1 2 ...: F.pad refuses a pad as wide as the side.
-            period = max(2 * (size - 1), 1)
-            wave = torch.arange(wanted, device=x.device) % period
-            x = x.index_select(axis, torch.minimum(wave, period - wave) if size > 1 else wave)
-    return x
-
-
 def clipped_share(array: Array, spec: ImageSpec) -> float:
-    """The share, 0 to 1, of an image's values outside low..high, which `to_tensor` clips."""
+    """The share, 0 to 1, of an image's values outside low..high, which `to_tensor` clips; NaN aside."""
     _check_match(array, spec)
     outside = (array < np.array(spec.low)) | (array > np.array(spec.high))
-    return float(outside.mean())
+    counting = valid_pixels(array)
+    return float(outside[counting].mean()) if counting.any() else 0.0
 
 
 def palette_distance(array: Array, spec: ImageSpec) -> float:
@@ -419,7 +421,7 @@ def _low_and_half(spec: ImageSpec) -> tuple[Tensor, Tensor]:
 
 
 def _check_match(array: Array, spec: ImageSpec) -> None:
-    check_array("The image", array)
+    check_array("The image", array, nan="keep")
     if spec.kind in PHOTO_KINDS:
         if array.shape[2] not in (1, 3) or array.dtype.name == "float32":
             raise ImageError(

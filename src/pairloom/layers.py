@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -23,14 +24,35 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     stats: NormStats = "running"
+    total: Callable[[Tensor], Tensor] | None = None
+    """Sums over the processes that share a batch; set, training uses the statistics of the whole batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise. Shapes: (N, C, H, W) -> same."""
+        if self.training and self.total is not None:
+            return self._over_processes(x, self.total)
         if self.training or self.stats == "running":
             return super().forward(x)
         if self.stats == "batch" or x.shape[0] == 1:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+
+    def _over_processes(self, x: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+        """Batch norm in two passes, mean and then variance: sums of squares would cost digits."""
+        full = x.float()
+        share = full.new_tensor([full.numel() / full.shape[1]])
+        sums = total(torch.cat([full.sum((0, 2, 3)), share]))
+        mean, count = sums[:-1] / sums[-1], sums[-1].detach()
+        centred = full - mean.view(-1, 1, 1)
+        variance = total(centred.square().sum((0, 2, 3))) / count
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x.dtype)
 
 
 class Dropout(nn.Module):
@@ -40,8 +62,10 @@ class Dropout(nn.Module):
         super().__init__()
         self.rate, self.layer = rate, layer
 
-    def forward(self, x: Tensor, key: int | None) -> Tensor:
+    def forward(self, x: Tensor, key: int | None, at: tuple[int, int] = (0, 0)) -> Tensor:
         """Drop. In eval mode the mask is a function of (key, layer, position); key None: no dropout.
+
+        `at`: where the first row and column of x stand, when x is a window of the whole map.
 
         Shapes: (N, C, H, W) -> same; one mask for all N, so that no image depends on its neighbours.
         """
@@ -49,7 +73,7 @@ class Dropout(nn.Module):
             return F.dropout(x, self.rate, training=True)
         if key is None:
             return x
-        keep = noise.uniform(key, self.layer, *x.shape[1:], device=x.device) >= self.rate
+        keep = noise.uniform(key, self.layer, *x.shape[1:], device=x.device, at=at) >= self.rate
         return x * (keep.to(x.dtype) / (1 - self.rate))
 
 
@@ -60,8 +84,10 @@ def make_norm(name: NormName, channels: int) -> nn.Module:
     return nn.InstanceNorm2d(channels) if name == "instance" else nn.Identity()
 
 
-def gaussian_z(x: Tensor, key: int | None, *, training: bool) -> Tensor:
+def gaussian_z(x: Tensor, key: int | None, *, training: bool, at: tuple[int, int] = (0, 0)) -> Tensor:
     """The other z: one channel of noise beside x; at inference a function of (key, position), or zeros.
+
+    `at`: where the first row and column of x stand, when x is a window of the whole image.
 
     Shapes: x (N, C, H, W) -> (N, 1, H, W).
     """
@@ -70,7 +96,7 @@ def gaussian_z(x: Tensor, key: int | None, *, training: bool) -> Tensor:
         return torch.randn(n, 1, height, width, device=x.device, dtype=x.dtype)
     if key is None:
         return x.new_zeros(n, 1, height, width)
-    return noise.normal(key, 0, 1, height, width, device=x.device).to(x.dtype).expand(n, -1, -1, -1)
+    return noise.normal(key, 0, 1, height, width, device=x.device, at=at).to(x.dtype).expand(n, -1, -1, -1)
 
 
 def set_norm_stats(net: nn.Module, stats: NormStats) -> None:

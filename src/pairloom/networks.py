@@ -26,6 +26,7 @@ from pairloom.layers import (
     set_norm_stats,
 )
 from pairloom.resnet import ResNet
+from pairloom.small_maps import convolved
 
 __all__ = [
     "BatchNorm",
@@ -53,7 +54,7 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode. Shapes: (N, C, H, W) -> (N, C', H/2, W/2)."""
-        y: Tensor = self.norm(self.conv(x if self.first else F.leaky_relu(x, 0.2)))
+        y: Tensor = self.norm(convolved(x if self.first else F.leaky_relu(x, 0.2), self.conv))
         return y
 
 
@@ -76,7 +77,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, key: int | None) -> Tensor:
         """Decode. Shapes: (N, C, H, W) -> (N, C', 2H, 2W)."""
-        x = self.norm(self.conv(F.relu(x)))
+        x = self.norm(convolved(F.relu(x), self.conv))
         return x if self.dropout is None else self.dropout(x, key)
 
 
@@ -233,6 +234,18 @@ class Discriminator(nn.Module):
         for _, stride in self.windows:
             jump *= stride
         return jump
+
+    def sees(self, valid: Tensor) -> Tensor:
+        """Which logits count: those of patches in which at least one pixel does; 1 and 0.
+
+        Exact: a maximum goes through the windows of the convolutions one by one. (Norms look further than the
+        patch: their statistics are of the whole feature map, the filled pixels among them.)
+
+        Shapes: valid (N, 1, H, W) -> (N, 1, h, w), as `forward`'s.
+        """
+        for kernel, stride in self.windows:
+            valid = F.max_pool2d(valid, kernel, stride, padding=int(kernel > 1))
+        return valid
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Judge y, given x when conditional.

@@ -23,29 +23,43 @@ def key(seed: int, sample: int = 0) -> int:
 
 
 def uniform(
-    key: int, layer: int, channels: int, height: int, width: int, *, device: torch.device | None = None
+    key: int,
+    layer: int,
+    channels: int,
+    height: int,
+    width: int,
+    *,
+    device: torch.device | None = None,
+    at: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """Numbers in [0, 1), one a position.
+    """Numbers in [0, 1), one a position; `at` is the first row and column of a window of the whole map.
 
     Shapes: -> (1, channels, height, width), float32.
     """
     c = torch.arange(channels, dtype=torch.int64, device=device).view(-1, 1, 1)
-    y = torch.arange(height, dtype=torch.int64, device=device).view(1, -1, 1)
-    x = torch.arange(width, dtype=torch.int64, device=device).view(1, 1, -1)
+    y = torch.arange(at[0], at[0] + height, dtype=torch.int64, device=device).view(1, -1, 1)
+    x = torch.arange(at[1], at[1] + width, dtype=torch.int64, device=device).view(1, 1, -1)
     bits = _mix(_mix(_mix(c * 0x9E3779B1 + key + layer * 0x27D4EB2F) + y * 0x85EBCA77) + x * 0xC2B2AE3D)
     # 24 bits are what a float32 in [0, 1) holds exactly.
     return ((bits >> 8).to(torch.float32) / 2**24).unsqueeze(0)
 
 
 def normal(
-    key: int, layer: int, channels: int, height: int, width: int, *, device: torch.device | None = None
+    key: int,
+    layer: int,
+    channels: int,
+    height: int,
+    width: int,
+    *,
+    device: torch.device | None = None,
+    at: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """Standard normal numbers, one a position (Box-Muller).
 
     Shapes: -> (1, channels, height, width), float32.
     """
-    u = uniform(key, 2 * layer, channels, height, width, device=device)
-    v = uniform(key, 2 * layer + 1, channels, height, width, device=device)
+    u = uniform(key, 2 * layer, channels, height, width, device=device, at=at)
+    v = uniform(key, 2 * layer + 1, channels, height, width, device=device, at=at)
     return torch.sqrt(-2 * torch.log1p(-u)) * torch.cos(2 * math.pi * v)
 
 

@@ -56,7 +56,14 @@ def read_palette(path: str | Path) -> tuple[Colours, tuple[str, ...]]:
         seen[colour] = number
         names.append(name)
     if not 1 <= len(seen) <= MAX_CLASSES:
-        raise ImageError(f"{path}: holds {len(seen)} classes; a palette has 1 to {MAX_CLASSES}, one a line.")
+        jpeg = (
+            "; so many colours are most often those that JPEG made of the classes: list the classes, and "
+            "each pixel snaps to the nearest"
+        )
+        raise ImageError(
+            f"{path}: holds {len(seen)} classes; a palette has 1 to {MAX_CLASSES}, one a line"
+            f"{jpeg if len(seen) > MAX_CLASSES else ''}."
+        )
     colours = tuple(seen)
     if not any(names):
         return colours, ()

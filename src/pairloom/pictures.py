@@ -13,6 +13,11 @@ from pairloom import images
 from pairloom.images import ImageSpec
 
 Rgb = npt.NDArray[np.uint8]
+Row = tuple[Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Source, output, target, and by choice which pixels count."""
+
+GREY = 128
+"""What is shown of pixels that count for nothing."""
 
 _CLASS_COLOURS = np.array(
     [
@@ -23,15 +28,20 @@ _CLASS_COLOURS = np.array(
 )  # fmt: skip
 
 
-def preview(tensor: Tensor, spec: ImageSpec) -> Rgb:
+def preview(tensor: Tensor, spec: ImageSpec, valid: Tensor | None = None) -> Rgb:
     """One image for the eye.
 
     Three channels are red, green and blue; one is grey; of two the first is shown, of more the first three.
     Label maps are shown in their palette's colours, or in ten distinct ones when they are class numbers.
+    Pixels that count for nothing are grey.
 
-    Shapes: (C, H, W) -> (H, W, 3).
+    Shapes: (C, H, W), valid (1, H, W) -> (H, W, 3).
     Units: [-1, 1] -> 0 to 255.
     """
+    if valid is not None:
+        shown_pixels = preview(tensor, spec)
+        shown_pixels[valid[0].cpu().numpy() == 0] = GREY
+        return shown_pixels
     if spec.kind == "labels":
         array = images.to_array(tensor, spec)
         if spec.channels == 3 and array.dtype == np.uint8:
@@ -45,17 +55,16 @@ def preview(tensor: Tensor, spec: ImageSpec) -> Rgb:
     return ((shown.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy().astype(np.uint8)
 
 
-def sample_sheet(
-    rows: Sequence[Sequence[Tensor]], source: ImageSpec, target: ImageSpec, *, gap: int = 4
-) -> Image.Image:
+def sample_sheet(rows: Sequence[Row], source: ImageSpec, target: ImageSpec, *, gap: int = 4) -> Image.Image:
     """Pairs below each other, each row source | output | target.
 
     Shapes: each row (C, H, W), (C', H, W), (C', H, W); rows may differ in size.
     """
     strips = []
-    for x, y_hat, y in rows:
+    for x, y_hat, y, *rest in rows:
+        valid = rest[0] if rest else None
         shown = (images.recombined(side, x, target) for side in (y_hat, y))
-        parts = [preview(x, source), *(preview(side, spec) for side, spec in shown)]
+        parts = [preview(x, source, valid), *(preview(side, spec, valid) for side, spec in shown)]
         gutter = np.full((parts[0].shape[0], gap, 3), 255, np.uint8)
         strips.append(np.concatenate([parts[0], gutter, parts[1], gutter, parts[2]], axis=1))
     width = max(s.shape[1] for s in strips)

@@ -1,4 +1,4 @@
-"""Arrays that are images: (H, W, C), C from 1 to 64, `uint8 | uint16 | float32`, finite, upright."""
+"""Arrays that are images: (H, W, C), C from 1 to 64, `uint8 | uint16 | float32`, upright, never infinite."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ Array = npt.NDArray[Any]
 Alpha = Literal["auto", "white", "keep"]
 """auto: `white` for uint8; `keep` for uint16 and float32, whose values are never altered unasked."""
 PageAxis = Literal["channels", "first"]
+Nan = Literal["refuse", "keep"]
+"""NaN in a float32 image: an error, or the mark of a pixel that counts for nothing (`valid_pixels`)."""
 
 MAX_CHANNELS = 64
 DTYPES = ("uint8", "uint16", "float32")
@@ -26,7 +28,7 @@ class ImageError(ValueError):
     """An image cannot be used; one sentence says which file, what is wrong, and what to do."""
 
 
-def check_array(name: object, array: Array) -> None:
+def check_array(name: object, array: Array, *, nan: Nan = "refuse") -> None:
     """Raise an ImageError that begins with `name` unless `array` is an image in the sense of this module."""
     if array.ndim != 3:
         raise ImageError(f"{name}: has shape {array.shape}; an image is (height, width, channels).")
@@ -38,8 +40,30 @@ def check_array(name: object, array: Array) -> None:
     check_channels(name, channels, array.shape)
     if array.dtype.name == "float32":
         bad = array.size - int(np.count_nonzero(np.isfinite(array)))
-        if bad:
+        if bad and nan == "refuse":
             raise ImageError(f"{name}: {bad} of its {array.size} values are NaN or infinite; replace them.")
+        if bad and (infinite := int(np.isinf(array).sum())):
+            raise ImageError(
+                f"{name}: {infinite} of its {array.size} values are infinite; replace them, by NaN where the "
+                "pixel is to count for nothing."
+            )
+
+
+def valid_pixels(array: Array) -> npt.NDArray[np.bool_]:
+    """Which pixels count: those without NaN in any channel. Shapes: (H, W, C) -> (H, W)."""
+    if array.dtype.kind != "f":
+        return np.ones(array.shape[:2], np.bool_)
+    return np.asarray(~np.isnan(array).any(axis=2))
+
+
+def leave_out(array: Array, valid: npt.NDArray[np.bool_]) -> Array:
+    """NaN where pixels count for nothing, as far as the type can say so; integers stay as they are.
+
+    Shapes: array (..., H, W, C), valid (H, W) -> array's.
+    """
+    if array.dtype.kind != "f" or valid.all():
+        return array
+    return np.where(valid[..., None], array, np.float32(np.nan))
 
 
 def described(channels: int, dtype: str) -> str:

@@ -29,10 +29,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While the block lasts, SIGINT and SIGTERM are noted instead of obeyed; a second SIGINT is obeyed."""
+    """While the block lasts, SIGINT and SIGTERM are noted instead of obeyed; a second SIGINT is obeyed.
 
-    def __init__(self) -> None:
+    Not if `patient`: a terminal's Ctrl-C reaches each of several processes twice, once from torchrun.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
         self.signum: int | None = None
+        self._patient = patient
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -49,26 +53,28 @@ class StopSignals:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None and signum == signal.SIGINT:
+        if self.signum is not None and signum == signal.SIGINT and not self._patient:
             raise KeyboardInterrupt
         self.signum = signum
 
 
 class Console:
-    """Says things on the terminal and in log.txt."""
+    """Says things on the terminal and in log.txt; not `aloud`, where another process speaks: nowhere."""
 
-    def __init__(self, run: RunDir) -> None:
-        self._run = run
+    def __init__(self, run: RunDir, *, aloud: bool = True) -> None:
+        self._run, self._aloud = run, aloud
 
     def say(self, text: str) -> None:
         """One line for people."""
+        if not self._aloud:
+            return
         tqdm.write(text, file=sys.stderr)
         self._run.say(text)
 
     @contextmanager
     def progress(self, total_steps: int) -> Iterator[_Progress]:
         """A bar on a terminal; without one, a line for each log line."""
-        if sys.stderr.isatty():
+        if self._aloud and sys.stderr.isatty():
             with tqdm(total=total_steps, unit="step", dynamic_ncols=True, file=sys.stderr) as bar:
                 yield _Progress(self, total_steps, bar)
         else:
@@ -130,6 +136,46 @@ class MetricsWindow:
         means["seconds_per_step"] = round(self.seconds / self.count, 5)
         means["wait_share"] = round(self.waited / self.seconds, 4)
         return means
+
+
+class TileProgress:
+    """What a person sees while images go by tiles: a bar on a terminal, else a line a minute."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._bar: Any = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> TileProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        if isinstance(error, Interrupted):
+            self.say("Stopped; the finished tiles are kept, and the same command continues.")
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        tqdm.write(text, file=sys.stderr)
+
+    def update(self, finished: int, total: int, stage: str) -> None:
+        """Take what is done of a stage."""
+        if sys.stderr.isatty():
+            if self._bar is None or stage != self._stage or finished < self._bar.n:
+                self._close()
+                self._bar = tqdm(total=total, desc=stage, leave=False, dynamic_ncols=True, file=sys.stderr)
+            self._bar.update(finished - self._bar.n)
+        elif time.monotonic() - self._said > 60:
+            self.say(f"{stage}: {finished} of {total}")
+            self._said = time.monotonic()
+        self._stage = stage
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
 
 
 def estimate(steps: int, total: int, seconds_per_step: float) -> str:

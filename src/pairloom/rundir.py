@@ -76,12 +76,19 @@ class RunDir:
     # What the run is
 
     def write_identity(
-        self, config: Config, source: ImageSpec, target: ImageSpec, *, device: str, data_fingerprint: str
+        self,
+        config: Config,
+        source: ImageSpec,
+        target: ImageSpec,
+        *,
+        device: str,
+        data_fingerprint: str,
+        processes: dict[str, Any] | None = None,
     ) -> None:
         """Record the resolved configuration, the image specs and the environment."""
         specs = {"source": source.to_dict(), "target": target.to_dict()}
         self._write_json("specs.json", specs)
-        facts = {**environment(), "device": device, "data_fingerprint": data_fingerprint}
+        facts = {**environment(), "device": device, "data_fingerprint": data_fingerprint, **(processes or {})}
         self._write_json("environment.json", facts)
         self.write_config(config)
 

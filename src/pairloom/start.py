@@ -12,6 +12,7 @@ from pairloom.checkpoint import CheckpointError
 from pairloom.config import Config, ConfigError
 from pairloom.images import ImageSpec
 from pairloom.networks import Discriminator, build_discriminator, build_generator
+from pairloom.onnx_generator import OnnxGenerator
 from pairloom.training import TrainState
 from pairloom.translator import Translator
 
@@ -35,6 +36,8 @@ class Start:
         if not path.exists():
             raise ConfigError(f"training.init_from: there is no {path}.")
         model = Translator.load(path, device="cpu")
+        if isinstance(model.generator, OnnxGenerator):
+            raise CheckpointError(f"{path}: is an export, which cannot be trained; give the run directory.")
         whole = path.is_dir() or path.suffix == ".pt"
         beside = path if whole else path.with_name("discriminator.safetensors")
         return cls(path, model, checkpoints.load_discriminator(beside))

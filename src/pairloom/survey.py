@@ -11,7 +11,7 @@ import numpy as np
 
 from pairloom.images import ImageSpec, Scaling
 from pairloom.palette import Colours
-from pairloom.pixels import WHITE, Array, ImageError, check_array, described
+from pairloom.pixels import WHITE, Array, ImageError, check_array, described, valid_pixels
 
 SAMPLE_VALUES = 1 << 22
 """The sample holds at most this many values (16 MB of float32)."""
@@ -37,7 +37,7 @@ def survey(arrays: Iterable[Array]) -> Survey:
     """Read the images once, one after the other.
 
     Args:
-        arrays: (H, W, C) file values, of any sizes.
+        arrays: (H, W, C) file values, of any sizes; pixels with NaN are left out.
 
     Raises:
         ImageError: The images differ in channels or dtype, there are none, or one is no image.
@@ -46,21 +46,29 @@ def survey(arrays: Iterable[Array]) -> Survey:
     smallest = largest = np.empty(0)
     sample = _Sample()
     for number, array in enumerate(arrays, start=1):
-        check_array(f"Training image {number}", array)
+        check_array(f"Training image {number}", array, nan="keep")
         pixels = array.reshape(-1, array.shape[2])
         here = (array.shape[2], array.dtype.name)
         if kind is None:
-            kind, smallest, largest = here, pixels[0], pixels[0]
+            kind = here
         if here != kind:
             raise ImageError(
                 f"The training images differ: the first has {described(*kind)}, image {number} has"
                 f" {described(*here)}; convert them to the same, or train on them apart."
             )
+        if array.dtype.kind == "f":
+            pixels = pixels[valid_pixels(array).ravel()]
+        if not len(pixels):
+            continue
+        if not sample.parts:
+            smallest, largest = pixels[0], pixels[0]
         smallest = np.minimum(smallest, pixels.min(axis=0))
         largest = np.maximum(largest, pixels.max(axis=0))
         sample.add(pixels)
     if kind is None:
         raise ImageError("There are no training images to measure; check the path and the splits.")
+    if not sample.parts:
+        raise ImageError("All pixels of the training images are NaN; there is nothing to measure.")
     dtype: Any = kind[1]
     return Survey(
         channels=kind[0],

@@ -36,44 +36,58 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 def read_tiff(path: Path, alpha: Alpha, page_axis: PageAxis) -> Array:
     """The values of a TIFF file; `formats.read_image` says what the arguments mean. Shapes: -> (H, W, C)."""
     with tifffile.TiffFile(opened(path)) as tif:
-        if page_axis == "first":
-            page = tif.pages.first
-            return _tiff_page(path, page, _decoded(path, page), alpha)
-        # Smaller copies and masks of the image may stand beside it as pages of their own.
-        pages = [page for page in tif.pages if not page.is_reduced and not page.is_mask] or [tif.pages.first]
-        kinds = {(page.imagelength, page.imagewidth, page.samplesperpixel, str(page.dtype)) for page in pages}
-        if len(kinds) > 1:
-            raise ImageError(
-                f"{path}: its {len(pages)} pages differ in (height, width, channels, dtype): {sorted(kinds)};"
-                ' save them as single files, or read the first one with page_axis="first".'
-            )
-        page = pages[0]
-        # ImageJ and tifffile may write a whole stack behind the header of one page.
-        stacked = len(pages) == 1 and (tif.is_imagej or tif.is_shaped) and tif.series[0].size > page.size
-        count = tif.series[0].size // page.size if stacked else len(pages)
-        channels = page.samplesperpixel * count
-        check_channels(path, channels, (page.imagelength, page.imagewidth, channels))
-        if stacked:
-            values = tif.series[0].asarray().reshape(count, *page.shape)
-            planes = [_tiff_page(path, page, plane, alpha) for plane in values]
+        pages, count = channel_pages(path, tif, page_axis)
+        if len(pages) < count:
+            values = tif.series[0].asarray().reshape(count, *pages[0].shape)
+            planes = [page_values(path, pages[0], plane, alpha) for plane in values]
         else:
-            planes = [_tiff_page(path, page, _decoded(path, page), alpha) for page in pages]
+            planes = [page_values(path, page, _decoded(path, page), alpha) for page in pages]
     return planes[0] if count == 1 else np.concatenate(planes, axis=2)
 
 
-def _decoded(path: Path, page: Any) -> Array:
-    """The stored values of one page; tifffile would fill what the file does not list with zeros."""
+def channel_pages(path: Path, tif: Any, page_axis: PageAxis) -> tuple[list[Any], int]:
+    """The pages whose channels follow each other, and their number; one page may head a whole stack of them.
+
+    Raises:
+        ImageError: The pages differ.
+    """
+    if page_axis == "first":
+        return [tif.pages.first], 1
+    # Smaller copies and masks of the image may stand beside it as pages of their own.
+    pages = [page for page in tif.pages if not page.is_reduced and not page.is_mask] or [tif.pages.first]
+    kinds = {(page.imagelength, page.imagewidth, page.samplesperpixel, str(page.dtype)) for page in pages}
+    if len(kinds) > 1:
+        raise ImageError(
+            f"{path}: its {len(pages)} pages differ in (height, width, channels, dtype): {sorted(kinds)};"
+            ' save them as single files, or read the first one with page_axis="first".'
+        )
+    page = pages[0]
+    # ImageJ and tifffile may write a whole stack behind the header of one page.
+    stacked = len(pages) == 1 and (tif.is_imagej or tif.is_shaped) and tif.series[0].size > page.size
+    count = tif.series[0].size // page.size if stacked else len(pages)
+    channels = page.samplesperpixel * count
+    check_channels(path, channels, (page.imagelength, page.imagewidth, channels))
+    return pages, count
+
+
+def check_parts(path: Path, page: Any) -> None:
+    """Raise an ImageError unless a page lists all its strips or tiles; tifffile would fill in zeros."""
     listed, expected = len(page.dataoffsets), math.prod(page.chunked)
     if listed < expected:
         raise ImageError(
             f"{path}: lists {listed} of the {expected} parts of its image; it is damaged, so export it again."
         )
+
+
+def _decoded(path: Path, page: Any) -> Array:
+    """The stored values of one page."""
+    check_parts(path, page)
     array: Array = page.asarray()
     return array
 
 
-def _tiff_page(path: Path, page: Any, array: Array, alpha: Alpha) -> Array:
-    """(H, W, C), upright, from the stored values of one page."""
+def page_values(path: Path, page: Any, array: Array, alpha: Alpha) -> Array:
+    """(H, W, C), upright, from the stored values of one page, or of a window in it."""
     if page.axes == "SYX":  # planar
         array = np.moveaxis(array, 0, 2)
     elif page.axes not in ("YX", "YXS"):
@@ -92,10 +106,11 @@ def _tiff_page(path: Path, page: Any, array: Array, alpha: Alpha) -> Array:
                 premultiplied = extra == tifffile.EXTRASAMPLE.ASSOCALPHA
                 array = over_white(array, index, premultiplied=premultiplied)
                 break
-    return upright(array, _tiff_orientation(page))
+    return upright(array, page_orientation(page))
 
 
-def _tiff_orientation(page: Any) -> int:
+def page_orientation(page: Any) -> int:
+    """1 to 8; 1 when the page does not say."""
     tag = page.tags.get(ORIENTATION)
     return int(tag.value) if tag is not None else 1
 
@@ -104,7 +119,7 @@ def tiff_size(path: Path) -> tuple[int, int, int]:
     """Height, width and orientation of the first page, from its header."""
     with tifffile.TiffFile(path) as tif:
         page = tif.pages.first
-        return page.imagelength, page.imagewidth, _tiff_orientation(page)
+        return page.imagelength, page.imagewidth, page_orientation(page)
 
 
 def tiff_has_alpha(path: Path) -> bool:
@@ -119,7 +134,32 @@ def is_lossless_tiff(path: Path) -> bool:
         return int(tif.pages.first.compression) not in _TIFF_LOSSY
 
 
-def encode_tiff(file: IO[bytes], array: Array) -> None:
+def tiff_resolution(path: Path) -> dict[str, Any]:
+    """Pixels for each unit of length of the first page, and the unit, as tifffile writes them.
+
+    Of ImageJ the unit has a name of its own, which goes along as the description.
+    """
+    with tifffile.TiffFile(path) as tif:
+        return page_resolution(tif, tif.pages.first)
+
+
+def page_resolution(tif: Any, page: Any) -> dict[str, Any]:
+    """The same of an open file."""
+    if "XResolution" not in page.tags or "YResolution" not in page.tags:
+        return {}
+    unit = page.tags.get("ResolutionUnit")
+    found: dict[str, Any] = {
+        "resolution": tuple(page.tags[name].value for name in ("XResolution", "YResolution")),
+        "resolutionunit": int(unit.value) if unit is not None else 2,
+    }
+    own = tif.imagej_metadata if tif.is_imagej else None
+    if own and "unit" in own:
+        name = str(own["unit"]).encode("ascii", "backslashreplace").decode()
+        found["description"] = f"ImageJ=1.11a\nimages=1\nunit={name}\n"
+    return found
+
+
+def encode_tiff(file: IO[bytes], array: Array, resolution: dict[str, Any] | None = None) -> None:
     """Three channels are declared RGB, any other number grey with extra samples that are not alpha."""
     channels = array.shape[2]
     layout: dict[str, Any] = {"photometric": "rgb" if channels == 3 else "minisblack"}
@@ -132,4 +172,5 @@ def encode_tiff(file: IO[bytes], array: Array) -> None:
         bigtiff=array.nbytes > 2**32 - 2**25,
         metadata=None,
         **layout,
+        **(resolution or {}),
     )

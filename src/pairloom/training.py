@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
 
 from pairloom import checkpoint as checkpoints
-from pairloom import losses
+from pairloom import losses, validity
 from pairloom.config import Config, ObjectiveConfig
 from pairloom.networks import Discriminator, Generator, build_discriminator, build_generator
+from pairloom.optimizer import Adam
 
 # ------------------------------------------------------------------------------------------------------------
 # The state
@@ -33,6 +33,8 @@ class TrainState:
     images_seen: int = 0
     elapsed_seconds: float = 0.0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    ranks: list[dict[str, Any]] = field(default_factory=list)
+    """Of several processes, gathered for a save: what each has of its own (see distributed.py)."""
 
     @classmethod
     def create(cls, config: Config, device: torch.device) -> TrainState:
@@ -60,8 +62,8 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as tensors and numbers."""
-        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        return {
+        ranks = {"ranks": self.ranks} if self.ranks else {}
+        return ranks | {
             "format": checkpoints.FORMAT,
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict() if self.discriminator is not None else None,
@@ -71,8 +73,19 @@ class TrainState:
             "step": self.step,
             "images_seen": self.images_seen,
             "elapsed_seconds": self.elapsed_seconds,
-            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "rng": self.rng(),
         }
+
+    def rng(self) -> dict[str, Tensor | None]:
+        """The state of torch's global generators."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def set_rng(self, rng: dict[str, Any]) -> None:
+        """Go on with the draws from there."""
+        torch.set_rng_state(rng["cpu"])
+        if self.device.type == "cuda" and rng["cuda"] is not None:
+            torch.cuda.set_rng_state(rng["cuda"], self.device)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become the state that was saved, torch's global RNG included."""
@@ -82,9 +95,8 @@ class TrainState:
                 part.load_state_dict(state[name])
         self.step, self.images_seen = state["step"], state["images_seen"]
         self.elapsed_seconds = state["elapsed_seconds"]
-        torch.set_rng_state(state["rng"]["cpu"])
-        if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
-            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        self.ranks = state.get("ranks", [])
+        self.set_rng(state["rng"])
 
 
 Net = TypeVar("Net", Generator, Discriminator)
@@ -100,7 +112,7 @@ def _place(net: Net, device: torch.device) -> Net:
 def _adam(net: torch.nn.Module, config: Config) -> Adam:
     training = config.training
     betas = (training.beta1, training.beta2)
-    return Adam(net.parameters(), lr=training.learning_rate, betas=betas, fused=True)
+    return Adam(net.parameters(), lr=training.learning_rate, betas=betas)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -108,7 +120,12 @@ def _adam(net: torch.nn.Module, config: Config) -> Adam:
 
 
 def train_step(
-    state: TrainState, x: Tensor, y: Tensor, objective: ObjectiveConfig, autocast: AbstractContextManager[Any]
+    state: TrainState,
+    x: Tensor,
+    y: Tensor,
+    objective: ObjectiveConfig,
+    autocast: AbstractContextManager[Any],
+    valid: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """One D step, then one G step, on the same generated image (Section 3.3).
 
@@ -121,8 +138,10 @@ def train_step(
         y: Target images.
         objective: What is minimised.
         autocast: A re-enterable context in which the networks run.
+        valid: Which target pixels count; None: all. The others are 0 in y and in G(x, z) before D or a loss
+            sees them, so that they say nothing, and G gets no gradient there.
 
-    Shapes: x (N, C, H, W), y (N, C', H, W).
+    Shapes: x (N, C, H, W), y (N, C', H, W), valid (N, 1, H, W).
     Units: [-1, 1].
 
     Returns:
@@ -134,6 +153,8 @@ def train_step(
 
     with autocast:
         y_hat = G(x)
+    y, y_hat = validity.filled(y, valid), validity.filled(y_hat, valid)
+    seen = None if D is None or valid is None else D.sees(valid)
 
     # D: tell (x, y) from (x, G(x, z))
     if D is not None:
@@ -142,10 +163,11 @@ def train_step(
         with autocast:
             logits_real = D(x, y)
             logits_fake = D(x, y_hat.detach())
-        terms = losses.d_terms(logits_real, logits_fake, mode)
+        terms = losses.d_terms(logits_real, logits_fake, mode, seen)
         loss_d = terms.real + terms.fake
         if mode == "wgan-gp":
-            loss_d = loss_d + objective.gradient_penalty * losses.gradient_penalty(D, x, y, y_hat)
+            penalty = losses.gradient_penalty(D, x, y, y_hat, valid)
+            loss_d = loss_d + objective.gradient_penalty * penalty
         if objective.halve_d:
             loss_d = loss_d / 2
         state.optimizer_d.zero_grad(set_to_none=True)
@@ -153,8 +175,8 @@ def train_step(
         state.optimizer_d.step()
         logs |= {"D_real": terms.real, "D_fake": terms.fake}
         if mode != "wgan-gp":  # a critic's zero means nothing
-            logs["D_real_accuracy"] = losses.accuracy(logits_real, mode, real=True)
-            logs["D_fake_accuracy"] = losses.accuracy(logits_fake, mode, real=False)
+            logs["D_real_accuracy"] = losses.accuracy(logits_real, mode, real=True, seen=seen)
+            logs["D_fake_accuracy"] = losses.accuracy(logits_fake, mode, real=False, seen=seen)
 
     # G: fool the updated D, and stay near y
     loss_g = y_hat.new_zeros(())
@@ -162,16 +184,16 @@ def train_step(
         D.requires_grad_(False)
         with autocast:
             logits = D(x, y_hat)
-        logs["G_GAN"] = losses.g_term(logits, mode, saturating=objective.saturating)
+        logs["G_GAN"] = losses.g_term(logits, mode, saturating=objective.saturating, seen=seen)
         loss_g = loss_g + objective.lambda_gan * logs["G_GAN"]
     if objective.lambda_l1 > 0:
-        logs["G_L1"] = losses.l1(y_hat, y)
+        logs["G_L1"] = losses.l1(y_hat, y, valid)
         loss_g = loss_g + objective.lambda_l1 * logs["G_L1"]
     if objective.lambda_l2 > 0:
-        logs["G_L2"] = losses.l2(y_hat, y)
+        logs["G_L2"] = losses.l2(y_hat, y, valid)
         loss_g = loss_g + objective.lambda_l2 * logs["G_L2"]
     state.optimizer_g.zero_grad(set_to_none=True)
-    loss_g.backward()
+    loss_g.backward()  # type: ignore[no-untyped-call]
     state.optimizer_g.step()
 
     state.step += 1

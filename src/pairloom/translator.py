@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -19,7 +20,8 @@ from pairloom.config import Config
 from pairloom.devices import pick_device
 from pairloom.images import Array, ImageError, ImageSpec
 from pairloom.networks import Generator, NormStats, build_generator
-from pairloom.pixels import Alpha, over_white
+from pairloom.onnx_generator import SUFFIX, OnnxGenerator
+from pairloom.pixels import Alpha, leave_out, over_white
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +34,13 @@ class Semantics:
     """Is dropout, the paper's z, on? Its mask follows from a seed."""
 
     @classmethod
-    def as_trained(cls, config: Config) -> Semantics:
-        """The image's own statistics after training at batch size 1, else the averages; z as trained."""
-        norm_stats: NormStats = "image" if config.training.batch_size == 1 else "running"
+    def as_trained(cls, config: Config, processes: int = 1) -> Semantics:
+        """The image's own statistics after training on one at a time, else the averages; z as trained.
+
+        Of a batch that several processes shared, each normalised its own share, unless synchronised.
+        """
+        together = config.training.batch_size // (1 if config.training.sync_batch_norm else processes)
+        norm_stats: NormStats = "image" if together == 1 else "running"
         return cls(norm_stats=norm_stats, dropout=config.generator.noise != "none")
 
 
@@ -63,6 +69,12 @@ class Samples:
         arrays = np.stack([images.to_array(y_hat, spec) for y_hat in outputs])
         return cls(arrays, images.to_array(outputs.mean(0), spec), spread)
 
+    def without(self, valid: npt.NDArray[np.bool_]) -> Samples:
+        """The same, NaN where the source is (the spread always, as it is float32). Shapes: valid (H, W)."""
+        if valid.all():
+            return self
+        return Samples(*(leave_out(array, valid) for array in (self.images, self.mean, self.spread)))
+
     def named(self) -> Iterator[tuple[str, Array]]:
         """What follows the name of each one's file, and its pixels: a single sample goes without."""
         if len(self.images) == 1:
@@ -88,7 +100,7 @@ class Translator:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: Generator | OnnxGenerator,
         source_spec: ImageSpec,
         target_spec: ImageSpec,
         config: Config,
@@ -96,11 +108,13 @@ class Translator:
         semantics: Semantics | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> None:
-        self.generator = generator.eval()
+        self.generator: Generator | OnnxGenerator = generator.eval()
         self.source_spec, self.target_spec, self.config = source_spec, target_spec, config
         self.semantics = semantics or Semantics.as_trained(config)
         self.provenance = provenance or {}
-        self.device = next(generator.parameters()).device
+        self.device: torch.device = (
+            generator.device if isinstance(generator, OnnxGenerator) else next(generator.parameters()).device
+        )
         generator.set_norm_stats(self.semantics.norm_stats)
 
     @classmethod
@@ -113,20 +127,28 @@ class Translator:
         norm_stats: NormStats | None = None,
         dropout: bool | None = None,
     ) -> Translator:
-        """From a run directory, a generator.safetensors, one of its checkpoints, or hf://owner/name.
+        """From a run directory, a generator.safetensors, a checkpoint, an exported .onnx, or hf://owner/name.
 
         Args:
             path: Where the model is.
             checkpoint: Of a run directory: the last step, or the one with the best validation.
-            device: auto, cpu, cuda, cuda:1, mps.
-            norm_stats: Instead of the saved choice.
-            dropout: Instead of the saved choice.
+            device: auto, cpu, cuda, cuda:1, mps; of an .onnx file: auto or cpu (onnxruntime), openvino,
+                openvino:bf16.
+            norm_stats: Instead of the saved choice; of an .onnx file only what was written.
+            dropout: Instead of the saved choice; of an .onnx file on only if it was written with its noise.
 
         Raises:
             CheckpointError: No model there, a damaged file, or one from somewhere else.
             DeviceError: No such device.
         """
-        saved = checkpoints.find_network(hub.resolve(path), "generator", checkpoint)
+        found = hub.resolve(path)
+        if found.suffix.lower() == ".pt2":
+            raise CheckpointError(
+                f"{path}: is for other programs, as loading a .pt2 file may run what it holds; give the run "
+                "directory, or export it as .onnx."
+            )
+        exported = OnnxGenerator.load(found, device) if found.suffix.lower() == SUFFIX else None
+        saved = exported.saved if exported else checkpoints.find_network(found, "generator", checkpoint)
         if saved is None:
             raise CheckpointError(
                 f"{path}: holds no trained model; give a run directory or a generator.safetensors."
@@ -138,14 +160,18 @@ class Translator:
             semantics = Semantics(**described["semantics"])
         except (KeyError, TypeError, AttributeError, ImageError) as error:
             raise saved.incomplete(error) from error
-        generator = build_generator(config.generator)
-        checkpoints.fill(generator, saved.weights, saved.file)
+        if exported is None:
+            net = build_generator(config.generator)
+            checkpoints.fill(net, saved.weights, saved.file)
+            net.requires_grad_(False).to(pick_device(device))
+        elif dropout:
+            exported.check_dropout()
         if norm_stats is not None:
             semantics = replace(semantics, norm_stats=norm_stats)
         if dropout is not None:
             semantics = replace(semantics, dropout=dropout)
         return cls(
-            generator.requires_grad_(False).to(pick_device(device)),
+            exported or net,
             source_spec,
             target_spec,
             config,
@@ -184,11 +210,14 @@ class Translator:
         return y_hat[..., :height, :width]
 
     def __call__(self, image: Array | str | Path | Image.Image, *, seed: int = 0) -> Array:
-        """Translate one image.
+        """Translate one image, in one piece whatever its size; see `large.translate_large` for others.
 
         Args:
             image: An (H, W, C) or (H, W) array of the source's dtype and range, a file, or a PIL image.
             seed: Of z.
+
+        Where a source of float32 is NaN, the network sees 0, the middle of its range, and a float32 output is
+        NaN; outputs of integers hold what the network made.
 
         Shapes: -> (H, W, C') in the target's dtype and range.
 
@@ -209,7 +238,8 @@ class Translator:
         """
         if not batch:
             return []
-        tensors = [images.to_tensor(self.pixels(image), self.source_spec) for image in batch]
+        arrays = [self.pixels(image) for image in batch]
+        tensors = [images.to_tensor(array, self.source_spec) for array in arrays]
         if len(sizes := {(t.shape[2], t.shape[1]) for t in tensors}) > 1:
             listed = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
             raise ImageError(
@@ -217,7 +247,8 @@ class Translator:
             )
         x = torch.stack(tensors)
         outputs, spec = images.recombined(self.translate_tensor(x, seed=seed).cpu(), x, self.target_spec)
-        return [images.to_array(y_hat, spec) for y_hat in outputs]
+        made = [images.to_array(y_hat, spec) for y_hat in outputs]
+        return [leave_out(y_hat, images.valid_pixels(x)) for y_hat, x in zip(made, arrays, strict=True)]
 
     def samples(self, image: Array | str | Path | Image.Image, count: int, *, seed: int = 0) -> Samples:
         """Translate one image `count` times, each with another z. The spread is small: the paper says so too.
@@ -227,15 +258,28 @@ class Translator:
         """
         if count < 1:
             raise ValueError(f"samples is {count}; it must be 1 or more.")
-        x = images.to_tensor(self.pixels(image), self.source_spec).unsqueeze(0)
+        array = self.pixels(image)
+        x = images.to_tensor(array, self.source_spec).unsqueeze(0)
         outputs = [self.translate_tensor(x, seed=seed, sample=s).cpu()[0] for s in range(count)]
-        return Samples.of(*images.recombined(torch.stack(outputs), x, self.target_spec))
+        whole, spec = images.recombined(torch.stack(outputs), x, self.target_spec)
+        return Samples.of(whole, spec).without(images.valid_pixels(array))
 
     def pixels(self, image: Array | str | Path | Image.Image) -> Array:
         """What `__call__` takes, as (H, W, C) file values; a PIL image as its file would be read."""
+        array = self._pixels(image)
+        if array.ndim == 3 and array.size and not images.valid_pixels(array).any():
+            name = image if isinstance(image, str | Path) else "The image"
+            raise ImageError(
+                f"{name}: all its pixels are NaN, so there is nothing to translate; leave it out."
+            )
+        return array
+
+    def _pixels(self, image: Array | str | Path | Image.Image) -> Array:
         if isinstance(image, str | Path):
             spec = self.source_spec
-            return images.read_image(image, alpha=spec.alpha, page_axis=spec.page_axis)
+            return images.read_image(
+                image, alpha=spec.alpha, page_axis=spec.page_axis, part=spec.part, nan="keep"
+            )
         if isinstance(image, Image.Image):
             return _pillow_pixels(image, self.source_spec.alpha)
         array = np.asarray(image)

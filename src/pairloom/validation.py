@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pairloom.checkpoint import write_atomically
 from pairloom.config import DataConfig
-from pairloom.data import DataError, PairSet, evenly, load_pair
+from pairloom.data import DataError, PairSet, evaluation_view, evenly, load_pair
 from pairloom.evaluation import metrics
 from pairloom.images import ImageError, ImageSpec
 from pairloom.pictures import sample_sheet
@@ -50,11 +50,15 @@ class HeldOut:
         """
         if not self._validated:
             return None
-        total = 0.0
+        total, count = 0.0, 0
         for pair in self._validated:
-            x, y = load_pair(pair, *self._specs, self._data)
-            total += metrics.l1(model.translate_tensor(x.unsqueeze(0)).cpu(), y.unsqueeze(0)).item()
-        return round(total / len(self._validated), 6)
+            x, y, valid = evaluation_view(pair, *self._specs, self._data)
+            if valid is not None and not valid.any():  # resizing has left nothing that counts
+                continue
+            where = None if valid is None else valid.unsqueeze(0)
+            total += metrics.l1(model.translate_tensor(x.unsqueeze(0)).cpu(), y.unsqueeze(0), where).item()
+            count += 1
+        return round(total / count, 6) if count else None
 
     def draw(self, model: Translator, path: Path) -> None:
         """Write a picture of the same few pairs every time: source | output | target."""
@@ -62,8 +66,8 @@ class HeldOut:
             return
         rows = []
         for pair in self._drawn:
-            x, y = load_pair(pair, *self._specs, self._data)
-            rows.append((x, model.translate_tensor(x.unsqueeze(0)).cpu()[0], y))
+            x, y, valid = evaluation_view(pair, *self._specs, self._data)
+            rows.append((x, model.translate_tensor(x.unsqueeze(0)).cpu()[0], y, valid))
         path.parent.mkdir(exist_ok=True)
         sheet = sample_sheet(rows, *self._specs)
         write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))

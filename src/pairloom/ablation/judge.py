@@ -13,7 +13,7 @@ from torch import Tensor
 from pairloom import images
 from pairloom.config import DataConfig
 from pairloom.data import Pair
-from pairloom.evaluation.confusion import Counts, confusion_matrix
+from pairloom.evaluation.confusion import Counts, confusion_matrix, left_out
 from pairloom.evaluation.foreign_segmenters import load_segmenter, nearest_map
 from pairloom.evaluation.labelled_photos import LabelledPhotos
 from pairloom.evaluation.segmenter import PixelClassifier, SegmenterError
@@ -33,8 +33,11 @@ class Judge(Protocol):
     def words(self) -> str:
         """What it is, for people."""
 
-    def confusion(self, pair: Pair, y_hat: Tensor, spec: ImageSpec) -> Counts:
-        """Judge one output, of a target's `spec`; rows are the truth. Shapes: (C, H, W) -> (K, K + 1)."""
+    def confusion(self, pair: Pair, y_hat: Tensor, spec: ImageSpec, valid: Tensor | None = None) -> Counts:
+        """Judge one output, of a target's `spec`; rows are the truth.
+
+        Shapes: y_hat (C, H, W), valid (1, H, W), which pixels count -> (K, K + 1).
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,11 +53,12 @@ class PhotoJudge:
         """What it is, for people."""
         return f"FCN-score by {self.segmenter.words()}"
 
-    def confusion(self, pair: Pair, y_hat: Tensor, spec: ImageSpec) -> Counts:
+    def confusion(self, pair: Pair, y_hat: Tensor, spec: ImageSpec, valid: Tensor | None = None) -> Counts:
         """Judge one photo at the label map's own size."""
         labels = self.segmenter.label_spec
         truth = nearest(pair.source.read(self.source_spec), labels.palette)
         predicted = self.segmenter.predict(y_hat, (truth.shape[0], truth.shape[1]))
+        truth = left_out(truth, valid)
         return confusion_matrix(predicted, truth, len(labels.palette), self.segmenter.ignored)
 
 
@@ -74,12 +78,12 @@ class LabelJudge:
         """What it is, for people."""
         return f"predicted labels by the nearest of {len(self.labels.palette)} colours"
 
-    def confusion(self, pair: Pair, y_hat: Tensor, spec: ImageSpec) -> Counts:
+    def confusion(self, pair: Pair, y_hat: Tensor, spec: ImageSpec, valid: Tensor | None = None) -> Counts:
         """Count one label map at the true one's own size."""
         truth = nearest(pair.target.read(spec), self.labels.palette)
         predicted = nearest(images.to_array(y_hat, spec), self.labels.palette)
         predicted = nearest_map(predicted, (truth.shape[0], truth.shape[1]))
-        return confusion_matrix(predicted, truth, len(self.labels.palette))
+        return confusion_matrix(predicted, left_out(truth, valid), len(self.labels.palette))
 
 
 def find_judge(

@@ -20,14 +20,15 @@ from pairloom.ablation.judge import Judge
 from pairloom.ablation.scores import Arrays
 from pairloom.checkpoint import write_atomically
 from pairloom.config import DataConfig
-from pairloom.data import Pair, evenly, fingerprint, load_pair
+from pairloom.data import Pair, evaluation_view, evenly, fingerprint
 from pairloom.evaluation import metrics
-from pairloom.evaluation.baselines import at_size
+from pairloom.evaluation.baselines import MeanTarget, at_size
 from pairloom.evaluation.colour import LabHistogram
 from pairloom.evaluation.sets import COARSEST_PX
 from pairloom.evaluation.spectrum import Spectrum
 from pairloom.images import ImageSpec
 from pairloom.translator import Translator
+from pairloom.validity import filled
 
 VERSION = 1
 MEAN_OF = 500
@@ -44,7 +45,15 @@ class Collector:
         self._first: tuple[Tensor, Tensor] | None = None
         self._previous: tuple[Tensor, Tensor] | None = None
 
-    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor, again: Tensor | None) -> None:
+    def add(
+        self,
+        pair: Pair,
+        x: Tensor,
+        y: Tensor,
+        y_hat: Tensor,
+        again: Tensor | None,
+        valid: Tensor | None = None,
+    ) -> None:
         """See one image.
 
         Args:
@@ -53,21 +62,24 @@ class Collector:
             y: The target.
             y_hat: The output.
             again: Another sample of it; None: the model has no noise.
+            valid: Which pixels count, (1, H, W); None: all. To what cannot leave the others out they are 0.
 
         Shapes: (C, H, W), in [-1, 1].
         """
         keep = self._keep
+        y_hat, again = filled(y_hat, valid), None if again is None else filled(again, valid)
+        where = None if valid is None else valid[None]
         keep("names", pair.name)
         for name in ("l1", "psnr", "ssim"):
-            keep(name, float(getattr(metrics, name)(y_hat[None], y[None])))
+            keep(name, float(getattr(metrics, name)(y_hat[None], y[None], where)))
         # Mean absolute difference of two samples of one source, on [-1, 1].
         keep("samples", 0.0 if again is None else _apart(y_hat, again))
         if self._judge is not None:
-            keep("confusion", self._judge.confusion(pair, y_hat, self._spec))
+            keep("confusion", self._judge.confusion(pair, y_hat, self._spec, valid))
         if self._spec.kind != "labels" and self._spec.channels == 3:
             for name, image in (("lab_outputs", y_hat), ("lab_targets", y)):
                 histogram = LabHistogram()
-                histogram.add(images.recombined(image, x, self._spec)[0][None])
+                histogram.add(images.recombined(image, x, self._spec)[0][None], where)
                 keep(name, np.concatenate([*histogram.counts.values()]))
         if self._spec.kind != "labels":
             keep("detail", [_fine_detail(y_hat), _fine_detail(y)])
@@ -111,7 +123,7 @@ def collect(pairs: Sequence[Pair], data: DataConfig, model: Translator, judge: J
     noisy = model.semantics.dropout and model.config.generator.noise != "none"
     collector = Collector(model.target_spec, judge)
     for pair in pairs:
-        x, y = load_pair(pair, model.source_spec, model.target_spec, data)
+        x, y, valid = evaluation_view(pair, model.source_spec, model.target_spec, data)
         y_hat, again = (
             model.translate_tensor(x[None], seed=0, sample=sample)[0].cpu().float()
             if sample <= noisy
@@ -119,7 +131,7 @@ def collect(pairs: Sequence[Pair], data: DataConfig, model: Translator, judge: J
             for sample in (0, 1)
         )
         assert y_hat is not None
-        collector.add(pair, x, y, y_hat, again)
+        collector.add(pair, x, y, y_hat, again, valid)
     return collector.arrays()
 
 
@@ -132,15 +144,16 @@ def references(
 ) -> dict[str, Arrays]:
     """The same of two pictures that no model made: the mean target, and the targets themselves."""
     some = evenly(train, MEAN_OF)
-    mean = load_pair(some[0], *specs, data)[1].double()
-    for pair in some[1:]:
-        mean += at_size(load_pair(pair, *specs, data)[1], mean.shape[-2:]).double()
-    mean = (mean / len(some)).float()
+    target = MeanTarget()
+    for pair in some:
+        _, y, valid = evaluation_view(pair, *specs, data)
+        target.add(y, valid)
+    mean = target.result()
     collectors = {"mean target": Collector(specs[1], judge), "targets": Collector(specs[1], judge)}
     for pair in pairs:
-        x, y = load_pair(pair, *specs, data)
-        collectors["mean target"].add(pair, x, y, at_size(mean, y.shape[-2:]), None)
-        collectors["targets"].add(pair, x, y, y, None)
+        x, y, valid = evaluation_view(pair, *specs, data)
+        collectors["mean target"].add(pair, x, y, at_size(mean, y.shape[-2:]), None, valid)
+        collectors["targets"].add(pair, x, y, y, None, valid)
     return {name: collector.arrays() for name, collector in collectors.items()}
 
 

@@ -40,27 +40,74 @@ def import_(
     print("\n".join([*found.notes, *map(str, found.files)]))
 
 
+ExportFormat = Literal["onnx", "pt2", "safetensors", "junyanz"]
+
+
 def export(
-    run: Run,
+    run: Annotated[
+        Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run directory or its weights.")
+    ],
     /,
     out: Out,
-    format_: Annotated[Literal["junyanz"], tyro.conf.arg(name="format")] = "junyanz",
+    format_: Annotated[ExportFormat, tyro.conf.arg(name="format")],
     checkpoint: Checkpoint = "last",
+    half: bool = False,
+    dynamic: bool = False,
+    norm_stats: Literal["image", "running"] | None = None,
+    dropout: bool | None = None,
+    tolerance: float | None = None,
     no_dropout: bool = False,
 ) -> None:
-    """Write weights as pytorch-CycleGAN-and-pix2pix reads them.
+    """Write a model for other programs, and check that it gives the same numbers.
 
     Args:
-        run: The run directory.
-        out: Folder for latest_net_G.pth and the like, with train_opt.txt.
-        format_: junyanz: of that repository.
+        run: The run directory, or its weights.
+        out: The file; of junyanz a folder for latest_net_G.pth and the like, with train_opt.txt.
+        format_: onnx, pt2 (torch.export), safetensors (ours), or junyanz (pytorch-CycleGAN-and-pix2pix).
         checkpoint: The last step, or the best by validation.
-        no_dropout: For inference without dropout, whatever the model was trained with.
+        half: float16 inside.
+        dynamic: Of onnx and pt2: any batch and size instead of one image of the training crop's size.
+        norm_stats: Instead of what the weights say: whose statistics batch norm uses.
+        dropout: Instead of what the weights say: with the noise as further inputs, or without it.
+        tolerance: Largest difference from the original that is allowed, on [-1, 1].
+        no_dropout: Of junyanz: for inference without dropout, whatever the model was trained with.
     """
-    from pairloom.foreign import export_weights
+    ours = {
+        "--half": half,
+        "--dynamic": dynamic,
+        "--norm-stats": norm_stats is not None,
+        "--dropout": dropout is not None,
+        "--tolerance": tolerance is not None,
+    }
+    _refuse_options({"--no-dropout": no_dropout} if format_ != "junyanz" else ours, format_)
+    if format_ == "junyanz":
+        from pairloom.foreign import export_weights
 
-    written = export_weights(run, out, checkpoint=checkpoint, no_dropout=no_dropout)
-    print("\n".join([*written.notes, *map(str, written.files)]))
+        written = export_weights(run, out, checkpoint=checkpoint, no_dropout=no_dropout)
+        print("\n".join([*written.notes, *map(str, written.files)]))
+        return
+    from pairloom.export import export_model
+
+    exported = export_model(
+        run,
+        out,
+        format=format_,
+        half=half,
+        dynamic=dynamic,
+        checkpoint=checkpoint,
+        dropout=dropout,
+        norm_stats=norm_stats,
+        tolerance=tolerance,
+    )
+    print(exported.words())
+    print(exported.file)
+
+
+def _refuse_options(given: dict[str, bool], format_: str) -> None:
+    """Options of other formats are no options of this one."""
+    wrong = [name for name, is_given in given.items() if is_given]
+    if wrong:
+        raise ValueError(f"export: {', '.join(wrong)} does not go with --format {format_}; leave it out.")
 
 
 def card(

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from pairloom import images
 from pairloom.config import DataConfig
 from pairloom.data.finding import find_pairs
+from pairloom.data.masks import known_pixels
 from pairloom.data.measuring import measure_specs
 from pairloom.data.pairs import DataError, Pair, PairSet
 from pairloom.data.registration import SEARCH_PX, SMALLEST_PX, SURE, Estimate, Model, Motion, register
@@ -219,6 +220,8 @@ def _align_pair(
     pair: Pair, data: DataConfig, out: Path, model: Model, most_px: float | None, labels: bool
 ) -> Aligned:
     source, target = pair.read(data, data)
+    if known_pixels(pair, source, target) is not None:
+        return Aligned(pair, reason="some of its pixels are masked or NaN, which cannot be moved")
     size = (target.shape[0], target.shape[1])
     source = _resized(source, size, labels=labels)
     most = MOST_OF_SIDE * max(size) if most_px is None else most_px

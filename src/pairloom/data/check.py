@@ -17,9 +17,11 @@ from pairloom.config import DataConfig, height_width, jitter_note
 from pairloom.data.alignment import CLEAR, SHIFT_PX
 from pairloom.data.derive import derivation
 from pairloom.data.finding import find_pairs
+from pairloom.data.masks import percent
 from pairloom.data.measuring import alpha_notes, measure_losses, measure_specs
 from pairloom.data.pairs import SPLITS, DataError, PairSet, StoredPairs
 from pairloom.data.reading import Look, Read, Side, read_all
+from pairloom.data.slices import described as stacks_described
 from pairloom.images import ImageSpec
 from pairloom.pixels import described
 
@@ -27,6 +29,8 @@ NAMED = 5
 """A finding names at most so many pairs, and counts the rest."""
 VERY_CLEAR = 3.0
 """... and speaks for its pair alone, whatever the others say, from this ratio on."""
+MOSTLY_INVALID = 0.5
+"""A pair of which more pixels than this share do not count is named."""
 SHIFTED_PX = 2.0
 """Source pixels: a pair is misaligned beyond this."""
 
@@ -86,12 +90,16 @@ def check(data: DataConfig, *, look: Look | None = None) -> CheckReport:
     _note_layout(found, data, notes)
     if isinstance(found.pairs, StoredPairs) and (faults := found.pairs.faults()):
         return CheckReport((*notes.problems, *faults), tuple(notes.warnings), tuple(notes.facts))
+    facts, warnings = stacks_described(found.pairs)
+    notes.facts += facts
+    notes.warnings += warnings
     reads = read_all(found.pairs, data, look)
     good = [read for read in reads if read.sides is not None]
     _note_faults(reads, notes)
     if good:
         _note_modes(good, data, notes)
         _note_sizes(good, data, notes)
+        _note_invalid(good, notes)
         _note_constant(good, notes)
         _note_duplicates(good, notes)
         _note_shifts(good, notes)
@@ -242,6 +250,23 @@ def _note_crop(reads: Sequence[Read], data: DataConfig, notes: _Notes) -> None:
         fate = "continued by reflection" if data.resize == "none" else "enlarged"
         notes.warnings.append(
             f"{_are(len(small), 'training pair')} smaller than {crop} and will be {fate}: {names(small)}."
+        )
+
+
+def _note_invalid(reads: Sequence[Read], notes: _Notes) -> None:
+    if not any(read.invalid for read in reads):
+        return
+    shares = []
+    for split in SPLITS:
+        own = [read.invalid for read in reads if read.pair.split == split]
+        if own:
+            shares.append(f"{percent(sum(own) / len(own))} of the {split} pairs'")
+    notes.facts.append(f"Pixels that count for nothing (masked or NaN): {', '.join(shares)}.")
+    mostly = [read for read in reads if read.invalid > MOSTLY_INVALID]
+    if mostly:
+        names = _some([f"{read.name} ({percent(read.invalid)})" for read in mostly])
+        notes.warnings.append(
+            f"In {len(mostly)} of {len(reads)} pairs most pixels count for nothing: {names}."
         )
 
 

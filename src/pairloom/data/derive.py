@@ -171,6 +171,15 @@ def as_photo(array: Array, channels: int) -> Array:
     return np.repeat(array, 3, axis=2) if (array.shape[2], channels) == (1, 3) else array
 
 
+def check_whole(pair: Pair, photo: Array) -> None:
+    """Raise a DataError if a photo has pixels that count for nothing."""
+    if not images.valid_pixels(photo).all():
+        raise DataError(
+            f"{pair.target}: holds NaN; data.derive makes pairs of whole photos only, so fill such pixels, "
+            "or leave the photo out."
+        )
+
+
 def read_photo(pair: Pair, target_spec: ImageSpec) -> tuple[Tensor, ...]:
     """The photo that a pair is made of, at its own size, and the mask of its hole where it has one.
 
@@ -181,7 +190,9 @@ def read_photo(pair: Pair, target_spec: ImageSpec) -> tuple[Tensor, ...]:
         ImageError: A file cannot be read.
     """
     spec = target_spec.file_spec
-    photo = as_tensor(as_photo(pair.target.read(spec), spec.channels), spec, pair.target)
+    array = as_photo(pair.target.read(spec), spec.channels)
+    check_whole(pair, array)
+    photo = as_tensor(array, spec, pair.target)
     if pair.hole is None:
         return (photo,)
     hole = torch.from_numpy(holes.read_hole(pair.hole.file))[None].float()

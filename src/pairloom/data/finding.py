@@ -27,11 +27,14 @@ from pairloom.data.listing import (
     shown,
     side_splits,
 )
+from pairloom.data.mask_folder import with_masks
 from pairloom.data.pairs import SPLITS, DataError, ImageRef, Pair, PairSet
 from pairloom.data.photos import find_photos
 from pairloom.data.shards import are_shards, open_shards
+from pairloom.data.slices import cut_volumes, with_parts
+from pairloom.stacks.suffixes import stem_of
 
-_COLUMNS = ("a", "b", "split", "group")
+_COLUMNS = ("a", "b", "split", "group", "mask")
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -43,7 +46,8 @@ def find_pairs(data: DataConfig) -> PairSet:
 
     `data.path` is a manifest (.csv), the first of two folders (`data.path_b` is the second), a folder with
     subfolders A and B, a folder with trainA and trainB, or else a folder of side-by-side files. Folders may
-    hold train, val and test below them; without these, all pairs are training pairs. With `data.derive` the
+    hold train, val and test below them; without these, all pairs are training pairs. A folder `mask` beside
+    them, with the same splits, says which pixels count. With `data.derive` the
     folder holds single photos, at any depth. A folder of shards, and an address, are opened as they were
     packed. A split that does not
     exist is made from the training pairs where `val_fraction` or `test_fraction` asks for it; where these
@@ -66,9 +70,11 @@ def find_pairs(data: DataConfig) -> PairSet:
     if not found.pairs:
         raise DataError(_nothing_found(root, found))
 
-    pairs, notes = _with_splits(_grouped(found.pairs, data), data)
+    pairs, notes = _with_splits(cut_volumes(_grouped(found.pairs, data), data), data)
+    notes = [*found.notes, *notes]
     if data.direction == "BtoA":
         pairs = [replace(pair, source=pair.target, target=pair.source) for pair in pairs]
+    pairs = with_parts(pairs, data)
     return replace(found, pairs=tuple(pairs), notes=tuple(notes))
 
 
@@ -92,17 +98,18 @@ def _from_folders(root: Path, second: str | None) -> PairSet:
     below = {name.lower(): root / name for name in folders(root)}
     if "a" in below and "b" in below:
         sides = below["a"], below["b"]
-        return _two_folders(side_splits(sides[0]), side_splits(sides[1]), sides, base=root)
+        paired = _two_folders(side_splits(sides[0]), side_splits(sides[1]), sides, base=root)
+        return with_masks(paired, root)
     a, b = (
         {SPLIT_OF[n[:-1]]: p for n, p in below.items() if n[-1] == side and n[:-1] in SPLIT_OF}
         for side in "ab"
     )
     if "train" in a and "train" in b:
-        return _two_folders(a, b, (root,), base=root)
+        return with_masks(_two_folders(a, b, (root,), base=root), root)
     for name, partner in (("a", "B"), ("b", "A"), ("traina", "trainB"), ("trainb", "trainA")):
         if name in below:
             raise DataError(f"{below[name]} has no partner: {root} holds no folder {partner} beside it.")
-    return _side_by_side(root)
+    return with_masks(_side_by_side(root), root)
 
 
 def _side_by_side(root: Path) -> PairSet:
@@ -160,7 +167,7 @@ def _nothing_found(root: Path, found: PairSet) -> str:
     examples = "; ".join(dict.fromkeys((found.unpaired[0], found.unpaired[-1])))
     return (
         f"No pairs were found in {root}: {examples}. Partners have the same relative path without extension; "
-        "where names differ, write a manifest .csv with the header a,b[,split][,group]."
+        "where names differ, write a manifest .csv with the header a,b[,split][,group][,mask]."
     )
 
 
@@ -169,7 +176,7 @@ def _nothing_found(root: Path, found: PairSet) -> str:
 
 
 def _from_manifest(path: Path) -> PairSet:
-    """Rows of `a,b[,split][,group]`; paths are relative to the manifest's folder."""
+    """Rows of `a,b[,split][,group][,mask]`; paths are relative to the manifest's folder."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -179,7 +186,7 @@ def _from_manifest(path: Path) -> PairSet:
     unknown = [column for column in header if column not in _COLUMNS]
     if unknown or not {"a", "b"} <= set(header) or len(set(header)) != len(header):
         fault = f"has the unknown column {unknown[0]!r}" if unknown else "lacks a or b, or repeats a column"
-        raise DataError(f"{path}: the header {fault}; it must be a,b[,split][,group], with commas.")
+        raise DataError(f"{path}: the header {fault}; it must be a,b[,split][,group][,mask], with commas.")
 
     pairs: list[Pair] = []
     lines: dict[tuple[str, str], int] = {}
@@ -199,7 +206,10 @@ def _from_manifest(path: Path) -> PairSet:
             raise DataError(f"{where}: split is {row['split']!r}; it must be train, val or test.")
         a, b = (_manifest_file(path.parent, row[column], f"{where}: {column}") for column in "ab")
         name = _free_name(_manifest_name(row["a"]), split, taken)
-        pairs.append(Pair(name, ImageRef(a), ImageRef(b), split, row.get("group", "")))
+        mask = None
+        if row.get("mask"):  # an empty cell: all pixels of this pair count
+            mask = ImageRef(_manifest_file(path.parent, row["mask"], f"{where}: mask"))
+        pairs.append(Pair(name, ImageRef(a), ImageRef(b), split, row.get("group", ""), mask=mask))
     pairs.sort(key=lambda pair: (SPLITS.index(pair.split), natural(pair.name)))
     return PairSet("manifest", tuple(pairs), ())
 
@@ -208,9 +218,9 @@ def _manifest_file(folder: Path, cell: str, where: str) -> Path:
     if not cell:
         raise DataError(f"{where} is empty; every row names two files.")
     path = folder / cell
-    if path.suffix.lower() not in images.SUFFIXES:
+    if not images.is_image_name(path.name) and not path.is_dir():  # a DICOM series is a folder
         raise DataError(f"{where} is {cell!r}, which is not one of {', '.join(sorted(images.SUFFIXES))}.")
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{where}: {path} does not exist.")
     return path
 
@@ -218,7 +228,7 @@ def _manifest_file(folder: Path, cell: str, where: str) -> Path:
 def _manifest_name(cell: str) -> str:
     """The relative path without extension; an absolute path or one with `..` is brought below the folder."""
     path = PurePath(cell)
-    parts = [part for part in path.with_suffix("").parts if part not in (path.anchor, "..")]
+    parts = [part for part in PurePath(stem_of(cell)).parts if part not in (path.anchor, "..")]
     return "/".join(parts)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pairloom import images
 from pairloom.data.pairs import DataError
+from pairloom.data.series import is_series
+from pairloom.stacks.suffixes import stem_of
 
 # fmt: off
 SPLIT_OF = {
@@ -36,19 +38,28 @@ def side_splits(root: Path) -> dict[str, Path]:
 
 
 def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in images.SUFFIXES
+    return not name.startswith(".") and images.is_image_name(name)
 
 
 def folders(root: Path) -> list[str]:
     """Names of the folders in `root`, in order, without hidden ones."""
-    return sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+    return sorted(
+        e.name
+        for e in os.scandir(root)
+        if e.is_dir() and not e.name.startswith(".") and not e.name.lower().endswith(".zarr")
+    )
 
 
 def list_images(root: Path) -> dict[str, str]:
     """Relative path of each image below `root`, by its name: the same path without extension."""
+    if is_series(root):
+        raise DataError(
+            f"{root} holds the files of one DICOM series; a series is a folder of its own inside, so move "
+            f"them to {root / 'NAME'}."
+        )
     files: dict[str, str] = {}
     for file in _walk(str(root), "", {os.path.realpath(root)}):
-        name = os.path.splitext(file)[0]
+        name = stem_of(file) if _is_image(os.path.basename(file)) else file  # a series is a folder
         if name in files:
             raise DataError(
                 f"{root / files[name]} and {root / file} have the same name; partners are found by name, so "
@@ -65,6 +76,9 @@ def _walk(folder: str, prefix: str, links: set[str]) -> Iterator[str]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
+                if entry.name.lower().endswith(".zarr") or is_series(Path(entry.path)):
+                    yield prefix + entry.name
+                    continue
                 if entry.is_symlink():
                     real = os.path.realpath(entry.path)
                     if real in links:
@@ -101,7 +115,8 @@ def beside(roots: Iterable[Path], used: Collection[Path], *, base: Path | None) 
     for root in roots:
         if root in used:
             continue
-        files = [root / entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name)]
+        files = [root / entry.name for entry in os.scandir(root) if _is_image(entry.name)]
+        files = [file for file in files if file.is_file() or file.suffix.lower() == ".zarr"]
         unused = [root / name for name in folders(root) if root / name not in used]
         unused = [folder for folder in unused if any(_is_image(name) for name in os.listdir(folder))]
         sentences += [

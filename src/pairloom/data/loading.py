@@ -11,7 +11,8 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -20,12 +21,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pairloom.config import DataConfig
+from pairloom.data.masks import View
 from pairloom.data.pairs import DataError, Pair, PairSet, StoredPairs, training_pairs
 from pairloom.data.views import Transform, training_view
 from pairloom.images import ImageError, ImageSpec
 
-Item = tuple[Tensor, Tensor] | ValueError
-"""A pair of tensors, or what is wrong with its files: raised in a worker, it would lose its sentence."""
+Item = View | ValueError
+"""A pair as tensors, or what is wrong with its files: raised in a worker, it would lose its sentence."""
 
 
 def training_batches(
@@ -40,15 +42,21 @@ def training_batches(
     stop: int,
     workers: int,
     transform: Transform | None = None,
-) -> Generator[tuple[Tensor, Tensor], None, None]:
+    rank: int = 0,
+    ranks: int = 1,
+    pin_memory: bool = False,
+) -> Generator[View, None, None]:
     """Batches of the images j in [start, stop) of the whole training; they run across the ends of epochs.
 
     The k-th batch holds the images start + k * batch_size and following; the last one is smaller where
-    batch_size does not divide stop - start. `transform` has the last word on each pair; its generator is a
-    function of the image's number, as all that is random. No global random number generator is read or
-    advanced.
+    batch_size does not divide stop - start. Of `ranks` processes each gets its slice of every batch, in the
+    order of their ranks; batch_size is a multiple of their number.
 
-    Shapes: x (N, C, h, w) and y (N, C', h, w) with (h, w) = crop_size; float32, [-1, 1].
+    `transform` has the last word on each pair; its generator is a function of the image's number, as all that
+    is random. No global random number generator is read or advanced.
+
+    Shapes: x (N, C, h, w) and y (N, C', h, w) with (h, w) = crop_size, [-1, 1]; valid (N, 1, h, w), or None
+        where all pixels of the batch count; float32.
 
     Raises:
         DataError: There are no pairs, a pair does not suit its specs, a worker process died, or `transform`
@@ -61,7 +69,10 @@ def training_batches(
     if workers and transform is not None:
         _check_sendable(transform)
     images = TrainingImages(train, source_spec, target_spec, data, seed, transform)
-    return _batches(images, batch_size, start, stop, workers)
+    share = batch_size // ranks
+    firsts = range(start + rank * share, stop, batch_size)
+    numbers = chain.from_iterable(range(first, min(first + share, stop)) for first in firsts)
+    return _batches(images, share, numbers, workers, pin_memory)
 
 
 def _check_sendable(transform: Transform) -> None:
@@ -76,16 +87,17 @@ def _check_sendable(transform: Transform) -> None:
 
 
 def _batches(
-    dataset: TrainingImages, batch_size: int, start: int, stop: int, workers: int
-) -> Generator[tuple[Tensor, Tensor], None, None]:
+    dataset: TrainingImages, batch_size: int, numbers: Iterable[int], workers: int, pin_memory: bool
+) -> Generator[View, None, None]:
     loader: DataLoader[Item] = DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=range(start, stop),
+        sampler=numbers,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
+        pin_memory=pin_memory,
         generator=torch.Generator(),  # else the loader draws a seed from the global one
     )
     batches = _started(loader)
@@ -172,13 +184,21 @@ class TrainingImages(Dataset[Item]):
 
 
 def _collate(items: list[Item]) -> Item:
-    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    views: list[View] = []
     for item in items:
         if isinstance(item, ValueError):
             return item
-        for side, tensor in zip(sides, item, strict=True):
-            side.append(tensor)
-    return torch.stack(sides[0]), torch.stack(sides[1])
+        views.append(item)
+    return View(
+        torch.stack([view.x for view in views]), torch.stack([view.y for view in views]), _together(views)
+    )
+
+
+def _together(views: list[View]) -> Tensor | None:
+    """The maps of several views, of which some may be None."""
+    if all(view.valid is None for view in views):
+        return None
+    return torch.stack([torch.ones_like(v.y[:1]) if v.valid is None else v.valid for v in views])
 
 
 def _start_worker(_: int) -> None:

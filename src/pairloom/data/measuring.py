@@ -12,16 +12,8 @@ import numpy as np
 from pairloom import images
 from pairloom.config import DataConfig
 from pairloom.data.derive import as_photo, derivation
-from pairloom.data.pairs import (
-    DataError,
-    ImageRef,
-    Pair,
-    PairSet,
-    SideOf,
-    StoredPairs,
-    evenly,
-    training_pairs,
-)
+from pairloom.data.masks import Counting, SideOf, mask_notes
+from pairloom.data.pairs import DataError, ImageRef, Pair, PairSet, StoredPairs, evenly, training_pairs
 from pairloom.images import ImageError, ImageSpec
 from pairloom.palette import MAX_CLASSES, distinct_colours
 from pairloom.pixels import WHITE, Array, described, keeps_alpha
@@ -55,13 +47,14 @@ def measure_specs(pairs: PairSet | Sequence[Pair], data: DataConfig) -> tuple[Im
     if derive is not None:
         photos = replace(data, target_kind="intensity")
         channels = 3 if derive.needs_colour else None
-        return derive.specs(_measure(SideOf(train, "target"), photos, "target", channels))
+        source, target = derive.specs(_measure(SideOf(train, "target"), photos, "target", channels))
+        return replace(source, slice_axis=data.slice_axis), target
     source = _measure(SideOf(train, "source"), data, "source")
     return source, _measure(SideOf(train, "target"), data, "target")
 
 
 def _measure(
-    refs: Sequence[ImageRef],
+    refs: Sequence[Counting],
     data: DataConfig,
     side: Literal["source", "target"],
     channels: int | None = None,
@@ -77,6 +70,13 @@ def _measure(
             palette, names = images.read_palette(palette_path)
         elif kind == "labels":
             colours = colours_of(refs, data, at_most=MAX_CLASSES, lossless=False)
+            if colours is None and (lossy := _first_lossy(refs)) is not None:
+                raise ImageError(
+                    "The label maps are JPEG or another lossy format "
+                    f"({lossy.ref.path.name}), whose compression "
+                    f"made more than {MAX_CLASSES} colours of them; with --data.{side}-palette FILE, "
+                    "one class a line, each pixel snaps to the nearest; best are files that were never JPEG."
+                )
             if colours is None:
                 raise ImageError(
                     f"The label maps hold more than {MAX_CLASSES} colours, or values that are no classes; "
@@ -97,15 +97,27 @@ def _measure(
         )
     except ImageError as error:
         raise DataError(f"The {side} images (data.{side}_*): {error}") from error
+    part = refs[0].ref.part
+    names_of_channels = images.channel_names(refs[0].file, part) if spec.kind != "labels" else ()
     spec = replace(
-        spec, alpha="keep" if keeps_alpha(data.alpha, spec.dtype) else "white", page_axis=data.pages
+        spec,
+        alpha="keep" if keeps_alpha(data.alpha, spec.dtype) else "white",
+        page_axis=data.pages,
+        names=names_of_channels if len(names_of_channels) == spec.channels else (),
+        chosen=part.select,
+        slice_axis=part.axis,
+        neighbours=part.neighbours,
     )
     if palette_path is not None:
         _check_palette(palette_path, [refs[i] for i in spread], spec, side)
     return spec
 
 
-def _check_palette(path: str, refs: Sequence[ImageRef], spec: ImageSpec, side: str) -> None:
+def _first_lossy(refs: Sequence[Counting]) -> Counting | None:
+    return next((ref for ref in evenly(refs, NOTED_IMAGES) if not images.is_lossless(ref.file)), None)
+
+
+def _check_palette(path: str, refs: Sequence[Counting], spec: ImageSpec, side: str) -> None:
     distance = _mean_of(images.palette_distance, refs, spec)
     if distance > PALETTE_DISTANCE * WHITE[spec.dtype] * math.sqrt(spec.channels):
         raise DataError(
@@ -140,6 +152,12 @@ def measure_losses(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: I
             lost = _mean_of(images.palette_distance, refs, spec)
             sentence = f"The {side}'s pixels lie {lost:.4g} file values on average from their palette colour"
             much, hint = lost > 0.03 * WHITE[spec.dtype], f"is data.{side}_palette the right one?"
+            if lost == 0 and (lossy := _first_lossy(refs)) is not None:  # the palette was measured on them
+                sentence = (
+                    f"The {side}'s label maps are JPEG or another lossy format ({lossy.ref.path.name}), so "
+                    f"that some of their {len(spec.palette)} classes were probably made by compression"
+                )
+                losses.append(Loss(f"{sentence}; --data.{side}-palette FILE snaps to the nearest.", True))
         else:
             lost = 0.0 if spec.scaling == "full" else _mean_of(images.clipped_share, refs, spec)
             sentence = f"{100 * lost:.3g} % of the {side}'s values lie outside its range and are clipped"
@@ -165,7 +183,7 @@ def alpha_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: Imag
     """
     notes = []
     for side, spec in _read_sides(pairs, source_spec, target_spec):
-        refs = evenly(SideOf(pairs, side), NOTED_IMAGES)
+        refs: list[ImageRef] = [getattr(pair, side) for pair in evenly(pairs, NOTED_IMAGES)]
         flattened = sum(_is_flattened(ref, spec) for ref in refs)
         if flattened:
             notes.append(
@@ -183,19 +201,20 @@ def _is_flattened(ref: ImageRef, spec: ImageSpec) -> bool:
 
 
 def spec_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec) -> list[str]:
-    """What the files lose as they become tensors: the sentences of `alpha_notes` and `measure_losses`.
+    """What the files lose as they become tensors: sentences of `alpha_notes`, `measure_losses`, `mask_notes`.
 
     Raises:
-        DataError: A file does not suit its spec.
+        DataError: A file does not suit its spec, or a mask its pair.
         ImageError: A file cannot be read.
     """
     return [
         *alpha_notes(pairs, source_spec, target_spec),
         *(loss.sentence for loss in measure_losses(pairs, source_spec, target_spec)),
+        *mask_notes(pairs, source_spec, target_spec),
     ]
 
 
-def _mean_of(figure: Callable[[Array, ImageSpec], float], refs: Sequence[ImageRef], spec: ImageSpec) -> float:
+def _mean_of(figure: Callable[[Array, ImageSpec], float], refs: Sequence[Counting], spec: ImageSpec) -> float:
     figures = []
     for ref in evenly(refs, NOTED_IMAGES):
         array = ref.read(spec)
@@ -206,14 +225,14 @@ def _mean_of(figure: Callable[[Array, ImageSpec], float], refs: Sequence[ImageRe
     return float(np.mean(figures))
 
 
-def _alike(refs: Sequence[ImageRef], data: DataConfig, channels: int | None) -> Iterator[Array]:
+def _alike(refs: Sequence[Counting], data: DataConfig, channels: int | None) -> Iterator[Array]:
     """Read one after the other; all must have the channels and the type of the first.
 
     Of photos that pairs are derived from, grey ones count as RGB: if `channels` is 3, or one of them is.
     """
     if data.derive != "none" and channels is None:
         channels = 3 if any(ref.read(data).shape[2] == 3 for ref in refs) else 1
-    first: tuple[ImageRef, str] | None = None
+    first: tuple[Counting, str] | None = None
     for ref in refs:
         array = as_photo(ref.read(data), channels or 1)
         found = ref, described(array.shape[2], array.dtype.name)
@@ -229,7 +248,7 @@ def _alike(refs: Sequence[ImageRef], data: DataConfig, channels: int | None) -> 
 
 
 def colours_of(
-    refs: Sequence[ImageRef], data: DataConfig, *, at_most: int, lossless: bool
+    refs: Sequence[Counting], data: DataConfig, *, at_most: int, lossless: bool
 ) -> set[tuple[int, ...]] | None:
     """All colours of the files; None when there are too many, or a file that must be lossless is not."""
     if isinstance(refs, SideOf) and isinstance(refs.pairs, StoredPairs):

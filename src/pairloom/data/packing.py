@@ -19,13 +19,16 @@ from tqdm import tqdm
 
 from pairloom.config import DataConfig
 from pairloom.data.finding import find_pairs
+from pairloom.data.masks import SideOf
 from pairloom.data.measuring import AUTO_LABEL_COLOURS, colours_of
 from pairloom.data.packing_plan import Item, PlannedShard, digest_of, padded, parts_of, plan
-from pairloom.data.pairs import DataError, PairSet, SideOf, StoredPairs
-from pairloom.data.shard_index import INDEX, UNFINISHED, Index, Shard, Table
+from pairloom.data.pairs import DataError, PairSet, StoredPairs
+from pairloom.data.shard_index import INDEX, UNFINISHED, Index, Shard, Table, read_as
 from pairloom.images import ImageError
 from pairloom.palette import MAX_CLASSES
 
+SIDES: dict[str, Literal["source", "target"]] = {"a": "source", "b": "target"}
+"""While packing."""
 MOST_PER_SHARD = 20_000
 """So that a reader can remember the tables of a whole window (`shard_files.TABLED_PAIRS`)."""
 
@@ -55,7 +58,8 @@ def pack(data: DataConfig, out: str | Path, *, shard_mb: float = 256.0, per_shar
     """Write a data set as tar shards, train-000000.tar and so on, each with a table, and an index.json.
 
     Files stay as they are, byte for byte. Training pairs are shuffled once, by `data.split_seed`, so that
-    each shard is a random share of them; the others stand in their order. Splits and groups are those of the
+    each shard is a random share of them; the others stand in their order. Masks of the pixels that count go
+    along. Splits and groups are those of the
     data, made where `data.val_fraction`, `data.test_fraction` or `data.group_pattern` ask. Whether the
     training files of a side hold few colours, as label maps do, is counted now and written to the index.
 
@@ -79,7 +83,7 @@ def pack(data: DataConfig, out: str | Path, *, shard_mb: float = 256.0, per_shar
         raise DataError(f"{data.path}: are shards already; pack the set that they were made of.")
     parts = parts_of(found)
     planned = plan(found, parts, data.split_seed, round(shard_mb * 1e6), per_shard)
-    digest = digest_of(planned, (found.layout, parts, data.alpha, data.pages))
+    digest = digest_of(planned, (found.layout, parts, _read_as(data)))
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
@@ -166,7 +170,7 @@ def _write(
         parts=parts,
         shards=tuple(shards),
         colours=_colours(found, data),
-        read_as=(data.alpha, data.pages),
+        read_as=_read_as(data),
         plan=digest,
     )
     with _whole(out / INDEX) as file:
@@ -283,13 +287,16 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def _read_as(data: DataConfig) -> dict[str, tuple[str, ...]]:
+    return {name: read_as(data, side) for name, side in SIDES.items()}
+
+
 def _colours(found: PairSet, data: DataConfig) -> dict[str, dict[str, Any]]:
     """What training would find when it asks whether a side is a label map, which wants every file."""
     train = found.split("train")
     if found.layout == "photos" or not train:
         return {}
-    sides: dict[str, Literal["source", "target"]] = {"a": "source", "b": "target"}
-    return {name: _counted(SideOf(train, side), data) for name, side in sides.items()}
+    return {name: _counted(SideOf(train, side), data) for name, side in SIDES.items()}
 
 
 def _counted(refs: SideOf, data: DataConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pairloom.data.pairs import SPLITS, DataError, ImageRef, Pair, PairSet
+from pairloom.stacks.opening import is_stack
 
 BLOCK = 512
 """Bytes: members of a tar are padded to a multiple, and headed by one."""
@@ -90,9 +91,15 @@ def _item(pair: Pair, parts: tuple[str, ...], taken: set[str]) -> Item:
             status = ref.path.stat()
         except OSError as error:
             raise DataError(f"{ref.path} cannot be read ({error.strerror}).") from error
-        if not stat.S_ISREG(status.st_mode) or ref.path.suffix.lower() not in PACKED or not _is_plain(ref):
+        if ref.part.index is not None:
             raise DataError(
-                f"{ref} cannot be packed: a shard holds whole files of {', '.join(sorted(PACKED))}; write "
+                f"{ref} cannot be packed: it is part of a volume, and a shard holds files of one image; "
+                "write the slices as such files with `pairloom data prepare` first."
+            )
+        packed = stat.S_ISREG(status.st_mode) and ref.path.suffix.lower() in PACKED
+        if not packed or is_stack(ref.path, ref.part.axis):
+            raise DataError(
+                f"{ref} cannot be packed: a shard holds flat files of {', '.join(sorted(PACKED))}; write "
                 "the pairs as such files with `pairloom data prepare` first."
             )
         files.append(ref.path)
@@ -106,11 +113,6 @@ def _ref(pair: Pair, part: str) -> ImageRef | None:
     ref: object = getattr(pair, field)
     assert ref is None or isinstance(ref, ImageRef), field
     return ref
-
-
-def _is_plain(ref: ImageRef) -> bool:
-    """Is it a file, or a half of one, and nothing finer?"""
-    return ref == ImageRef(ref.path, ref.half)
 
 
 def _free_key(name: str, taken: set[str]) -> str:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, overload
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
@@ -16,6 +16,8 @@ from pairloom.config import DataConfig
 from pairloom.content import Content
 from pairloom.images import ImageError, ImageSpec
 from pairloom.pixels import Array
+from pairloom.stacks.sizes import bytes_of
+from pairloom.stacks.stack import WHOLE, Part
 
 SPLITS = ("train", "val", "test")
 T = TypeVar("T")
@@ -27,12 +29,16 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One side of a pair: a file, or the left or right half of a side-by-side file."""
+    """One side of a pair: a file, the left or right half of a side-by-side file, or a part of a file."""
 
     path: Path
     half: Literal["left", "right"] | None = None
+    part: Part = WHOLE
+    """Which slice of a volume, and which channels."""
 
     def __str__(self) -> str:
+        if self.part.index is not None:
+            return f"{self.path} (slice {self.part.index})"
         return str(self.path) if self.half is None else f"{self.path} ({self.half} half)"
 
     @property
@@ -53,7 +59,7 @@ class ImageRef:
         return array[:, : width // 2] if self.half == "left" else array[:, width // 2 :]
 
     def read(self, how: ImageSpec | DataConfig | None = None) -> Array:
-        """The pixels, in file values.
+        """The pixels, in file values; NaN of a float image is a pixel that counts for nothing.
 
         Shapes: (H, W, C).
 
@@ -65,21 +71,22 @@ class ImageRef:
             ImageError: The file cannot be read.
             DataError: A side-by-side file is of odd width.
         """
-        return self.cut(_read_file(self.file, how))
+        return self.cut(_read_file(self.file, how, self.part))
 
 
-def _read_file(path: Path | Content, how: ImageSpec | DataConfig | None) -> Array:
+def _read_file(path: Path | Content, how: ImageSpec | DataConfig | None, part: Part) -> Array:
     if how is None:
-        return images.read_image(path)
+        return images.read_image(path, part=part, nan="keep")
     pages = how.pages if isinstance(how, DataConfig) else how.page_axis
-    return images.read_image(path, alpha=how.alpha, page_axis=pages)
+    return images.read_image(path, alpha=how.alpha, page_axis=pages, part=part, nan="keep")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A source and its target. `name` is the relative path without extension, unique within its split.
 
-    Of a pair that is derived from a single photo, both are that photo; `hole` is a mask of its own.
+    Of a pair that is derived from a single photo, both are that photo; `hole` is a mask of its own. `mask` is
+    of the pixels that count (`masks`).
     """
 
     name: str
@@ -88,6 +95,7 @@ class Pair:
     split: str
     group: str
     hole: ImageRef | None = None
+    mask: ImageRef | None = None
 
     def read(
         self, source: ImageSpec | DataConfig | None = None, target: ImageSpec | DataConfig | None = None
@@ -102,9 +110,10 @@ class Pair:
             ImageError: A file cannot be read.
             DataError: A side-by-side file is of odd width.
         """
-        if self.source.path != self.target.path:
+        if (self.source.path, self.source.part) != (self.target.path, self.target.part):
             return self.source.read(source), self.target.read(target)
-        array = _read_file(self.source.file, source)  # one file, one policy on alpha and pages
+        # One file, one policy on alpha and pages.
+        array = _read_file(self.source.file, source, self.source.part)
         return self.source.cut(array), self.target.cut(array)
 
 
@@ -167,27 +176,6 @@ class Colours:
         return set(self.all)
 
 
-@dataclass(frozen=True, slots=True)
-class SideOf(Sequence[ImageRef]):
-    """One side of each of the pairs."""
-
-    pairs: Sequence[Pair]
-    side: Literal["source", "target"]
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    @overload
-    def __getitem__(self, i: int) -> ImageRef: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[ImageRef]: ...
-    def __getitem__(self, i: int | slice) -> ImageRef | list[ImageRef]:
-        if isinstance(i, slice):
-            return [getattr(pair, self.side) for pair in self.pairs[i]]
-        ref: ImageRef = getattr(self.pairs[i], self.side)
-        return ref
-
-
 def evenly(items: Sequence[T], count: int) -> list[T]:
     """At most `count` of the items, evenly spread over all."""
     count = min(count, len(items))
@@ -210,7 +198,18 @@ def read_pair(
         DataError: The files do not suit their specs, or differ in size where they must not.
         ImageError: A file cannot be read.
     """
-    source, target = pair.read(source_spec, target_spec)
+    return pair_tensors(pair, *pair.read(source_spec, target_spec), source_spec, target_spec, data)
+
+
+def pair_tensors(
+    pair: Pair,
+    source: Array,
+    target: Array,
+    source_spec: ImageSpec,
+    target_spec: ImageSpec,
+    data: DataConfig,
+) -> tuple[Tensor, Tensor]:
+    """The tensors of `read_pair`, from file values."""
     x, y = as_tensor(source, source_spec, pair.source), as_tensor(target, target_spec, pair.target)
     if data.resize != "stretch" and x.shape[1:] != y.shape[1:]:
         raise DataError(
@@ -242,14 +241,18 @@ def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
     if isinstance(stored := pairs.pairs if isinstance(pairs, PairSet) else pairs, StoredPairs):
         return stored.fingerprint
     digest = hashlib.sha256()
+    sizes: dict[Path, int] = {}  # the slices of a volume have one file
     for pair in pairs.pairs if isinstance(pairs, PairSet) else pairs:
         parts = [pair.name, pair.split]
-        for ref in filter(None, (pair.source, pair.target, pair.hole)):
+        for ref in filter(None, (pair.source, pair.target, pair.hole, pair.mask)):
             try:
-                size = ref.path.stat().st_size
+                size = (
+                    sizes[ref.path] if ref.path in sizes else sizes.setdefault(ref.path, bytes_of(ref.path))
+                )
             except OSError as error:
                 raise DataError(f"{ref.path} is no longer readable ({error.strerror}).") from error
             parts += [ref.path.name, str(ref.half), str(size)]
+            parts += [repr(ref.part)] if ref.part != WHOLE else []
         # The names of files are bytes, which need not be UTF-8.
         digest.update("\0".join(parts).encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()[:16]

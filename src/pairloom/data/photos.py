@@ -47,7 +47,16 @@ def _check_photos(root: Path, data: DataConfig) -> None:
         )
     of_pairs = [
         name
-        for name in ("path_b", "source_palette", "target_palette", "source_one_hot", "target_one_hot")
+        for name in (
+            "path_b",
+            "source_palette",
+            "target_palette",
+            "source_one_hot",
+            "target_one_hot",
+            "source_select",
+            "target_select",
+            "slice_neighbours",
+        )
         if getattr(data, name)
     ]
     if of_pairs:

@@ -13,6 +13,8 @@ from pairloom import images
 from pairloom.config import DataConfig
 from pairloom.data.derive import derivation
 from pairloom.data.finding import find_pairs
+from pairloom.data.mask_folder import FOLDER as MASK_FOLDER
+from pairloom.data.masks import read_mask
 from pairloom.data.measuring import measure_specs
 from pairloom.data.pairs import DataError, Pair
 from pairloom.data.views import load_pair
@@ -45,10 +47,10 @@ def prepare(data: DataConfig, out: str | Path, *, layout: Layout = "folders") ->
     """Write a data set's pairs as PNG files, or as TIFF where a PNG cannot hold the values.
 
     Pairs of files keep their pixels: two folders, or a manifest, become side-by-side files (A is the left
-    half), and these two folders. Pairs derived from photos are as evaluation sees them: of the size that
-    `data.crop_size` and `data.resize` say ("none": of the photos' own), without jitter or mirror. Splits are
-    those of the data, made where `data.val_fraction` or `data.test_fraction` asks. Colourisation becomes the
-    grey image of the photo's lightness, and the photo.
+    half), and these two folders; masks of the pixels that count go along, into OUT/mask. Pairs derived from
+    photos are as evaluation sees them: of the size that `data.crop_size` and `data.resize` say ("none": of
+    the photos' own), without jitter or mirror. Splits are those of the data, made where `data.val_fraction`
+    or `data.test_fraction` asks. Colourisation becomes the grey image of the lightness, and the photo.
 
     The same call again goes on where it was stopped. Nothing that differs is overwritten.
 
@@ -80,6 +82,9 @@ def prepare(data: DataConfig, out: str | Path, *, layout: Layout = "folders") ->
         try:
             for path, array in _files(pair, _sides(pair, specs, data), out, layout):
                 written += _write(path, array)
+            if pair.mask is not None:
+                path = out / MASK_FOLDER / pair.split / pair.name
+                written += _write(path, np.uint8(255) * read_mask(pair.mask)[..., None])
         except (DataError, ImageError) as error:
             faults.append(str(error))
     if faults:
@@ -130,7 +135,8 @@ def _write(path: Path, array: Array) -> int:
     path = path.with_name(path.name + suffix)
     if path.exists():
         try:
-            same = np.array_equal(images.read_image(path, alpha="keep"), array)
+            there = images.read_image(path, alpha="keep", nan="keep")
+            same = np.array_equal(there, array, equal_nan=array.dtype.kind == "f")
         except ImageError:
             same = False
         if same:

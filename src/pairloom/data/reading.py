@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from pairloom.config import DataConfig
 from pairloom.data.alignment import Shift, estimate_shift
+from pairloom.data.derive import check_whole
+from pairloom.data.masks import known_pixels, others_repeated, share_invalid
 from pairloom.data.pairs import DataError, Pair
 from pairloom.images import ImageError
 from pairloom.pixels import Array, described
@@ -19,7 +21,9 @@ from pairloom.pixels import Array, described
 MAX_SHIFTS = 2000
 """Shifts are estimated for at most so many pairs, evenly spread."""
 Look = Callable[[Pair, Array, Array, Shift | None], None]
-"""Sees a pair, its source and target in file values, and the shift if it was estimated."""
+"""Sees a pair, its source and target in file values, and the shift if it was estimated.
+
+Pixels that do not count show others of the same image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Read:
     sides: tuple[Side, Side] | None
     fault: str = ""
     shift: Shift | None = None
+    invalid: float = 0.0
+    """The share of its pixels that do not count."""
 
     @property
     def name(self) -> str:
@@ -69,14 +75,22 @@ def read_all(pairs: Sequence[Pair], data: DataConfig, look: Look | None) -> list
     for number, pair in enumerate(tqdm(pairs, desc="checking", unit="pair", disable=None)):
         try:
             source, target = pair.read(data, data)
+            if data.derive != "none":
+                check_whole(pair, target)
+            known = known_pixels(pair, source, target)
         except (DataError, ImageError) as error:
             reads.append(Read(pair, None, str(error)))
             continue
-        tried = number % every == 0 and data.derive == "none"
+        invalid = 0.0
+        if known is not None:
+            invalid = share_invalid(known)
+            source, target = (others_repeated(*side) for side in zip((source, target), known, strict=True))
+        # The edges of a mask, equal on both sides, would speak against any shift.
+        tried = number % every == 0 and data.derive == "none" and known is None
         shift = estimate_shift(source, target) if tried else None
         if look is not None:
             look(pair, source, target, shift)
-        reads.append(Read(pair, (_measured(source), _measured(target)), shift=shift))
+        reads.append(Read(pair, (_measured(source), _measured(target)), shift=shift, invalid=invalid))
     return reads
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pairloom.data.sample_layout import PALETTE, Layout, Part, Seed, check_size, draw_layout, overlap
 from pairloom.data.sample_photo import draw_photo
-from pairloom.formats import write_image, writing_whole
+from pairloom.disk import writing_whole
+from pairloom.formats import write_image
 
 __all__ = [
     "PALETTE",

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pairloom.config import DataConfig
 from pairloom.data.pairs import SPLITS, Colours, DataError
 
 INDEX = "index.json"
@@ -25,6 +26,11 @@ UNFINISHED = ".packing.json"
 """Stands in the folder from the first to the last shard: what is being packed."""
 FORMAT, VERSION = "pairloom-shards", 1
 AGAIN = "copy it again, or pack the set anew with `pairloom data pack`"
+
+
+def read_as(data: DataConfig, side: Literal["source", "target"]) -> tuple[str, ...]:
+    """What decides the colours that a flat file shows: alpha, pages, and the channels that are chosen."""
+    return (data.alpha, data.pages, *getattr(data, f"{side}_select"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +64,8 @@ class Index:
     """Those of train, then val, then test."""
     colours: Mapping[str, Mapping[str, Any]]
     """By side, a and b: what `Colours` holds of the training pairs."""
-    read_as: tuple[str, str]
-    """data.alpha and data.pages with which the colours were counted."""
+    read_as: Mapping[str, tuple[str, ...]]
+    """By side: how the files were read when their colours were counted; see the function."""
     plan: str
     """Digest of the names, sizes and times of the files that were packed, and of how."""
 
@@ -69,10 +75,10 @@ class Index:
         parts = [self.layout, *self.parts, *(f"{s.split} {s.count} {s.sha256}" for s in self.shards)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
-    def colours_of(self, side: str) -> Colours | None:
-        """Of "a" or "b"."""
+    def colours_of(self, side: str, how: tuple[str, ...]) -> Colours | None:
+        """Of "a" or "b", read like this; None: not counted, or read otherwise."""
         found = self.colours.get(side)
-        if found is None:
+        if found is None or self.read_as.get(side) != how:
             return None
         every = found["all"]
         return Colours(None if every is None else frozenset(map(tuple, every)), bool(found["lossless"]))
@@ -109,12 +115,12 @@ class Index:
                 parts=tuple(content["parts"]),
                 shards=tuple(Shard(**shard) for shard in content["shards"]),
                 colours=content["colours"],
-                read_as=(content["read_as"][0], content["read_as"][1]),
+                read_as={side: tuple(how) for side, how in content["read_as"].items()},
                 plan=content["plan"],
             )
             whole = content["fingerprint"] == index.fingerprint
             whole = whole and all(shard.split in SPLITS and shard.count > 0 for shard in index.shards)
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{where}: is damaged, it lacks {error}; {AGAIN}.") from error
         if not whole:
             raise DataError(f"{where}: was changed after packing; {AGAIN}.")

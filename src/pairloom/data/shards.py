@@ -17,8 +17,10 @@ from pairloom.content import Content
 from pairloom.data.addresses import is_address
 from pairloom.data.pairs import Colours, DataError, ImageRef, Pair, PairSet, StoredPairs
 from pairloom.data.shard_files import ShardFiles
-from pairloom.data.shard_index import AGAIN, INDEX, UNFINISHED, Index, Shard
+from pairloom.data.shard_index import AGAIN, INDEX, UNFINISHED, Index, Shard, read_as
 from pairloom.data.shard_order import ShardOrder
+from pairloom.data.slices import rule
+from pairloom.stacks.stack import WHOLE, Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,28 @@ class ShardRef(ImageRef):
 
 
 class ShardPairs(StoredPairs):
-    """The pairs of some shards, as they stand there."""
+    """The pairs of some shards, as they stand there.
+
+    Args:
+        index: Of all shards.
+        files: Where they are.
+        shards: These.
+        swapped: B is the source.
+        parts: What is read of sources and of targets.
+        most: Training pairs at most.
+    """
 
     def __init__(
-        self, index: Index, files: ShardFiles, shards: Sequence[Shard], *, swapped: bool, most: int | None
+        self,
+        index: Index,
+        files: ShardFiles,
+        shards: Sequence[Shard],
+        *,
+        swapped: bool,
+        parts: tuple[Part, Part],
+        most: int | None,
     ) -> None:
-        self._index, self._files, self._swapped, self._most = index, files, swapped, most
+        self._index, self._files, self._swapped, self._parts, self._most = index, files, swapped, parts, most
         self._shards: list[Shard] = []
         self._counts: list[int] = []
         for shard in shards:  # they were shuffled when packed, so that the first are as good as any
@@ -109,18 +127,22 @@ class ShardPairs(StoredPairs):
         a, b = _sides(refs)
         if self._swapped:
             a, b = b, a
-        further: dict[str, Any] = refs  # a hole
-        return Pair(name, a, b, shard.split, group, **further)
+        source, target = (replace(ref, part=part) for ref, part in zip((a, b), self._parts, strict=True))
+        further: dict[str, Any] = refs  # a hole, a mask
+        return Pair(name, source, target, shard.split, group, **further)
 
     def split(self, name: str) -> ShardPairs:
         """The pairs of "train", "val" or "test"."""
         shards = [shard for shard in self._shards if shard.split == name]
-        return ShardPairs(self._index, self._files, shards, swapped=self._swapped, most=self._most)
+        return ShardPairs(
+            self._index, self._files, shards, swapped=self._swapped, parts=self._parts, most=self._most
+        )
 
     @property
     def fingerprint(self) -> str:
-        """Of the shards, and of which of their pairs these are."""
+        """Of the shards, of which of their pairs these are, and of what is read of them."""
         used = [f"{shard.file} {count}" for shard, count in zip(self._shards, self._counts, strict=True)]
+        used += [repr(self._parts)] if self._parts != (WHOLE, WHOLE) else []
         return hashlib.sha256("\n".join([self._index.fingerprint, *used]).encode()).hexdigest()[:16]
 
     def order(self, seed: int, epoch: int) -> ShardOrder:
@@ -133,9 +155,9 @@ class ShardPairs(StoredPairs):
 
     def colours(self, side: Literal["source", "target"], data: DataConfig) -> Colours | None:
         """As they were counted, of all training pairs, when packed; not where they are read otherwise."""
-        if (data.alpha, data.pages) != self._index.read_as:
-            return None
-        return self._index.colours_of("a" if (side == "source") != self._swapped else "b")
+        return self._index.colours_of(
+            "a" if (side == "source") != self._swapped else "b", read_as(data, side)
+        )
 
     def faults(self) -> list[str]:
         """A sentence for each shard whose bytes are not those that were packed."""
@@ -193,10 +215,23 @@ def open_shards(data: DataConfig) -> PairSet:
         raise DataError(f"data.derive is {data.derive}, but the shards of {data.path} hold {held}.")
     if single and data.direction != "AtoB":
         raise DataError(f"data.direction is {data.direction}, but derived pairs have only one; give AtoB.")
-    swapped = data.direction == "BtoA"
-    return PairSet(
-        index.layout, ShardPairs(index, files, index.shards, swapped=swapped, most=data.max_pairs), ()
+    if data.slice_axis != "auto" or data.slice_neighbours:
+        name, value = (
+            ("axis", data.slice_axis) if data.slice_axis != "auto" else ("neighbours", data.slice_neighbours)
+        )
+        raise DataError(
+            f"data.slice_{name} is {value}, but shards hold no volumes; give it to `pairloom data prepare`, "
+            "whose slices can be packed, and leave it out here."
+        )
+    pairs = ShardPairs(
+        index,
+        files,
+        index.shards,
+        swapped=data.direction == "BtoA",
+        parts=(rule(data, "source"), rule(data, "target")),
+        most=data.max_pairs,
     )
+    return PairSet(index.layout, pairs, ())
 
 
 def _when_packed(name: str, value: object, otherwise: str) -> str:

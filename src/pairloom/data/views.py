@@ -13,12 +13,17 @@ from torch import Tensor
 from pairloom.config import DataConfig
 from pairloom.data.augment import augment, evaluation_geometry
 from pairloom.data.derive import derivation, read_photo
-from pairloom.data.pairs import DataError, Pair, label_sides, read_pair
+from pairloom.data.masks import View, read_known, settled
+from pairloom.data.pairs import DataError, Pair, label_sides
 from pairloom.data.warp import draw_warp, relight
 from pairloom.images import ImageSpec
+from pairloom.validity import filled
 
 Transform = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
-"""A user's own step: source, target (C, H, W), [-1, 1], a generator of this view -> both, in those shapes."""
+"""A user's own step: source, target (C, H, W), [-1, 1], a generator of this view -> both, in those shapes.
+
+It sees 0 where a pixel does not count, and what it puts there is taken back; the map of these pixels stays.
+"""
 
 
 def training_view(
@@ -28,13 +33,13 @@ def training_view(
     data: DataConfig,
     rng: np.random.Generator,
     transform: Transform | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> View:
     """Both sides of a random view: resized, cropped, mirrored, warped, lit as `data` says; then `transform`.
 
-    Shapes: (C, *crop_size) each, [-1, 1].
+    Shapes: (C, *crop_size) each, [-1, 1]; valid (1, *crop_size).
 
     Raises:
-        DataError: See `read_pair` and `read_photo`; or `transform` changes shapes.
+        DataError: See `read_known` and `read_photo`; or `transform` changes shapes.
         ImageError: A file cannot be read.
     """
     # Streams of their own: whatever is switched on or off, all else stays as it was.
@@ -48,10 +53,13 @@ def training_view(
         warp=draw_warp(data, warp_rng),
         rng=rng,
     )
-    x, y = _view(pair, source_spec, target_spec, data, geometry, rng)
+    (x, y, valid), known = _view(pair, source_spec, target_spec, data, geometry, rng)
     if data.light and source_spec.kind != "labels":
-        x = relight(x, data.light, light_rng)
-    return (x, y) if transform is None else _transformed(x, y, transform, transform_rng, pair.name)
+        x = filled(relight(x, data.light, light_rng), known)
+    if transform is not None:
+        x, y = _transformed(x, y, transform, transform_rng, pair.name)
+        x, y = filled(x, known), filled(y, valid)
+    return View(x, y, valid)
 
 
 def _transformed(
@@ -80,18 +88,23 @@ def _described(sides: list[tuple[tuple[int, ...], torch.dtype]]) -> str:
 def load_pair(
     pair: Pair, source_spec: ImageSpec, target_spec: ImageSpec, data: DataConfig
 ) -> tuple[Tensor, Tensor]:
+    """The two sides of `evaluation_view`, for whoever need not tell apart which pixels count: they are 0."""
+    return evaluation_view(pair, source_spec, target_spec, data)[:2]
+
+
+def evaluation_view(pair: Pair, source_spec: ImageSpec, target_spec: ImageSpec, data: DataConfig) -> View:
     """Both sides as tensors in evaluation geometry: resized as `data.resize` says; no jitter, no mirror.
 
     What is random in a derived pair, as the place of a hole, follows from the pair's name.
 
-    Shapes: (C, H, W) each, [-1, 1].
+    Shapes: (C, H, W) each, [-1, 1]; valid (1, H, W).
 
     Raises:
-        DataError: See `read_pair` and `read_photo`.
+        DataError: See `read_known` and `read_photo`.
         ImageError: A file cannot be read.
     """
     geometry = partial(evaluation_geometry, crop_size=data.crop_size, resize=data.resize)
-    return _view(pair, source_spec, target_spec, data, geometry, _rng_of(pair.name))
+    return _view(pair, source_spec, target_spec, data, geometry, _rng_of(pair.name))[0]
 
 
 def _view(
@@ -101,15 +114,15 @@ def _view(
     data: DataConfig,
     geometry: Callable[..., tuple[Tensor, ...]],
     rng: np.random.Generator,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[View, Tensor | None]:
+    """And where the source is known, if not everywhere."""
     derive = derivation(data)
     if derive is None:
-        x, y = geometry(
-            *read_pair(pair, source_spec, target_spec, data), labels=label_sides(source_spec, target_spec)
-        )
-        return x, y
+        # What is known of a side goes its way, read at the same places with the same weights.
+        sides = read_known(pair, source_spec, target_spec, data)
+        return settled(*geometry(*sides, labels=2 * label_sides(source_spec, target_spec)))
     photo, *hole = geometry(*read_photo(pair, target_spec), labels=(False, True))
-    return derive(photo, hole[0] if hole else None, rng)
+    return View(*derive(photo, hole[0] if hole else None, rng), None), None
 
 
 def _rng_of(name: str) -> np.random.Generator:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
-from pairloom.data import Pair
+from pairloom.data import Pair, View
 from pairloom.evaluation.curves import chart
 from pairloom.evaluation.metrics import BETTER, l1, psnr, ssim
 from pairloom.evaluation.summary import EvaluationError, Section, aligned, number
@@ -39,7 +38,7 @@ def find_checkpoints(run: Path) -> dict[int, Path]:
 def over_checkpoints(
     run: Path,
     pairs: Sequence[Pair],
-    load: Callable[[Pair], tuple[Tensor, Tensor]],
+    load: Callable[[Pair], View],
     *,
     split: str,
     seed: int,
@@ -65,10 +64,11 @@ def over_checkpoints(
         model = Translator.load(path, device=device)
         values: dict[str, list[float]] = {name: [] for name in FOLLOWED}
         for pair in pairs:
-            x, y = load(pair)
+            x, y, valid = load(pair)
+            where = None if valid is None else valid[None]
             y_hat = model.translate_tensor(x[None], seed=seed).cpu().float()
             for name, metric in FOLLOWED.items():
-                values[name].append(float(metric(y_hat, y[None])))
+                values[name].append(float(metric(y_hat, y[None], where)))
         lines.append({"step": step} | {f"val_{name}": _mean(v) for name, v in values.items()})
     best = {name: _best(lines, name) for name in FOLLOWED}
     table = [["step", *FOLLOWED]]

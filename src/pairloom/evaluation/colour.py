@@ -40,10 +40,10 @@ class LabHistogram:
             name: np.zeros(high - low, np.int64) for name, (low, high) in RANGES.items()
         }
 
-    def add(self, images: Tensor) -> None:
+    def add(self, images: Tensor, valid: Tensor | None = None) -> None:
         """Count the pixels of some images.
 
-        Shapes: images (N, 3, H, W), of any size.
+        Shapes: images (N, 3, H, W), of any size; valid (N, 1, H, W), the pixels that count.
         Units: [-1, 1], sRGB, clipped; Lab is of the D65 white, 2 degree observer.
 
         Raises:
@@ -55,8 +55,10 @@ class LabHistogram:
                 f"The images have {images.shape[1]} channel{'s' * (images.shape[1] != 1)}; colours need the "
                 "3 of RGB: leave the colour histograms out."
             )
-        for image in images.detach().cpu().float():
+        for number, image in enumerate(images.detach().cpu().float()):
             rgb = (image.permute(1, 2, 0).numpy().clip(-1, 1) + 1) / 2
+            if valid is not None:
+                rgb = rgb[valid[number, 0].cpu().numpy() > 0][None]
             for (name, (low, high)), values in zip(
                 RANGES.items(), rgb2lab(rgb).reshape(-1, 3).T, strict=True
             ):

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
+from pairloom import images
 from pairloom.evaluation.metrics import Interval
 
 Counts = npt.NDArray[np.int64]
@@ -29,6 +31,17 @@ MEASURES = {
 }
 """The three figures of the paper's tables: their names in files, and for people."""
 RESAMPLES = 10_000
+
+
+def left_out(truth: npt.NDArray[Any], valid: Tensor | None) -> npt.NDArray[Any]:
+    """The true classes with -1, which is none, where pixels do not count.
+
+    Shapes: truth (H, W); valid (1, h, w), of any size; None: all count -> (H, W).
+    """
+    if valid is None:
+        return truth
+    counts = images.resize(valid, (truth.shape[0], truth.shape[1]), labels=True)[0].numpy() > 0
+    return np.where(counts, truth, -1)
 
 
 def confusion_matrix(

@@ -23,8 +23,8 @@ Pairs = Sequence[tuple[Tensor, Tensor]]
 """(source, target) of each, (C, H, W) and (C', H, W) in [-1, 1]."""
 Control = Callable[[Pairs, Sequence[Tensor], int], list[Tensor]]
 """(pairs, other targets, seed) -> one image a pair, of its target's shape."""
-PerImage = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, targets), both (N, C, H, W) -> (N,)."""
+PerImage = Callable[..., Tensor]
+"""(outputs, targets), both (N, C, H, W) -> (N,); those of `METRICS` take a map of valid pixels besides."""
 PerSet = Callable[[Sequence[Tensor], Sequence[Tensor]], float]
 """(outputs, targets), lists of (C, H, W) -> one figure."""
 

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from pairloom import images
 from pairloom.checkpoint import write_text_atomically
 from pairloom.config import DataConfig
-from pairloom.data import DataError, Pair, PairSet, evenly, find_pairs, fingerprint, load_pair
+from pairloom.data import DataError, Pair, PairSet, View, evaluation_view, evenly, find_pairs, fingerprint
 from pairloom.data.addresses import whole
-from pairloom.evaluation.baselines import Baselines, Load, at_size
+from pairloom.evaluation.baselines import Baselines, Load, known_at_size
 from pairloom.evaluation.checkpoints import over_checkpoints
 from pairloom.evaluation.controls import PerImage
 from pairloom.evaluation.metrics import METRICS, PER_CHANNEL
@@ -32,6 +32,7 @@ from pairloom.evaluation.segmenter import PixelClassifier
 from pairloom.evaluation.summary import RESAMPLES, EvaluationError, Summary, summarise
 from pairloom.images import ImageSpec
 from pairloom.translator import Translator
+from pairloom.validity import filled
 
 
 def evaluate(
@@ -58,6 +59,7 @@ def evaluate(
     evaluation stand.
 
     Metrics compare tensors in [-1, 1] at evaluation geometry, before the output is rounded to file values.
+    Pixels that a mask or NaN leaves out count in none; the images hold what the model made there.
 
     Args:
         model: Run directory, generator.safetensors, or a loaded Translator (its checkpoint and device stand).
@@ -102,8 +104,8 @@ def evaluate(
     if not pairs:
         raise EvaluationError(f"{data.path}: no pairs in the {split!r} split; {_splits_in_words(pair_set)}.")
 
-    def load(pair: Pair) -> tuple[Tensor, Tensor]:
-        return load_pair(pair, translator.source_spec, translator.target_spec, data)
+    def load(pair: Pair) -> View:
+        return evaluation_view(pair, translator.source_spec, translator.target_spec, data)
 
     former = _image_names(out)
     train = pair_set.split("train") if not unsplit else ()
@@ -115,7 +117,7 @@ def evaluate(
             pairs,
             train_targets=lambda: [
                 images.recombined(y, x, translator.target_spec)[0]
-                for x, y in map(load, evenly(train, LADDER_PAIRS))
+                for x, y, _ in map(load, evenly(train, LADDER_PAIRS))
             ],
             learned=learned,
             segmenter=segmenter,
@@ -125,28 +127,36 @@ def evaluate(
         if sections
         else {}
     )
+    # A table has its columns before its first line: float files may hold NaN, which only reading tells.
+    specs = translator.source_spec, translator.target_spec
+    masked = any(pair.mask for pair in pairs) or any(spec.dtype == "float32" for spec in specs)
+    valid_shares: list[float] = []
     columns: dict[str, list[float]] = {}
     with _table(out) as write:
         for pair in tqdm(pairs, desc=f"evaluating {split}", unit="pair", disable=None, leave=False):
-            x, y = load(pair)
+            view = load(pair)
+            x, y, valid = view
             y_hat = translator.translate_tensor(x[None], seed=seed)[0].cpu().float()
             _write_output(out, pair.name, *images.recombined(y_hat, x, translator.target_spec))
+            y_hat = filled(y_hat, valid)
+            valid_shares.append(1.0 if valid is None else float(valid.mean()))
             row = _measure_row(
                 pair,
-                x,
-                y,
+                view,
                 y_hat,
                 spec=translator.target_spec,
                 extra=learned.metrics,
                 references=references,
                 load=load,
             )
+            if masked:
+                row["valid_share"] = valid_shares[-1]
             write(row)
             for key, value in row.items():
                 if isinstance(value, float):
                     columns.setdefault(key, []).append(value)
             for look in looks.values():
-                look.add(pair, x, y, y_hat)
+                look.add(pair, x, y, y_hat, valid)
 
     settings = _settings(translator, data) | {
         "split": split,
@@ -154,6 +164,7 @@ def evaluate(
         "own_data": own,
         "data_changed": own and _has_changed(translator, pair_set),
         "pairs": len(pairs),
+        "invalid_share": 1 - sum(valid_shares) / len(pairs),
         "checkpoint": which,
         "seed": seed,
         "baselines": baselines,
@@ -284,8 +295,7 @@ def _channel_columns(spec: ImageSpec) -> dict[str, dict[str, str]]:
 
 def _measure_row(
     pair: Pair,
-    x: Tensor,
-    y: Tensor,
+    view: View,
     y_hat: Tensor,
     *,
     spec: ImageSpec,
@@ -293,28 +303,35 @@ def _measure_row(
     references: Baselines | None,
     load: Load,
 ) -> dict[str, str | float]:
-    """One line of the table. Shapes: x, y, y_hat (C, H, W)."""
+    """One line of the table. Shapes: y_hat (C, H, W)."""
+    x, y, valid = view
     metrics = {name: metric for name, metric in METRICS.items() if name != "Pearson" or spec.kind != "labels"}
     target = images.recombined(y, x, spec)[0]
 
-    def measured(output: Tensor, prefix: str = "") -> dict[str, float]:
-        shown = images.recombined(output, x, spec)[0] if extra else output  # what sees photos sees colours
-        of_tensors = {name: metric(output[None], y[None]) for name, metric in metrics.items()}
+    def measured(output: Tensor, prefix: str = "", valid: Tensor | None = valid) -> dict[str, float]:
+        # What sees photos sees colours, and both images filled alike where pixels do not count.
+        shown = images.recombined(filled(output, view.valid), x, spec)[0] if extra else output
+        where = None if valid is None else valid[None]
+        of_tensors = {name: metric(output[None], y[None], where) for name, metric in metrics.items()}
         of_photos = {name: metric(shown[None], target[None]) for name, metric in extra.items()}
         return {prefix + name: float(value) for name, value in (of_tensors | of_photos).items()}
 
     row: dict[str, str | float] = {"name": pair.name, **measured(y_hat)}
     for metric, columns in _channel_columns(spec).items():
-        values = PER_CHANNEL[metric](y_hat[None], y[None])[0].tolist()
+        where = None if valid is None else valid[None]
+        values = PER_CHANNEL[metric](y_hat[None], y[None], where)[0].tolist()
         row |= dict(zip(columns.values(), values, strict=True))
     if references is None:
         return row
     row |= measured(references.mean_target(y.shape[-2:]), "mean_target_")
-    neighbour = references.nearest(x, other_than=pair)
+    neighbour = references.nearest(x, valid, other_than=pair)
     if neighbour is None:
         nothing = {f"nearest_pair_{name}": math.nan for name in (*metrics, *extra)}
         return row | nothing | {"nearest_pair": ""}
-    row |= measured(at_size(load(neighbour)[1], y.shape[-2:]), "nearest_pair_")
+    _, target_there, valid_there = load(neighbour)
+    target_there, valid_there = known_at_size(target_there, valid_there, y.shape[-2:])
+    both = valid if valid_there is None else valid_there if valid is None else valid * valid_there
+    row |= measured(target_there, "nearest_pair_", both)
     return row | {"nearest_pair": neighbour.name}
 
 

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from pairloom import images
 from pairloom.config import DataConfig
-from pairloom.data import Pair, load_pair
+from pairloom.data import Pair, evaluation_view
 from pairloom.evaluation.metrics import BETTER, Interval
 from pairloom.evaluation.summary import EvaluationError, Summary, number
 from pairloom.images import ImageSpec
 from pairloom.pictures import Rgb, preview
 from pairloom.rundir import read_json
 from pairloom.translator import Translator
+from pairloom.validity import filled
 
 SHOWN_SIDE_PX = 256
 """Larger images are shown reduced to this side: it keeps the page below a few megabytes."""
@@ -151,18 +152,20 @@ def verdict(name: str, difference: Interval) -> str:
 # Pictures
 
 
-def view(tensor: Tensor, spec: ImageSpec, like: Tensor | None = None) -> Rgb:
+def view(tensor: Tensor, spec: ImageSpec, like: Tensor | None = None, valid: Tensor | None = None) -> Rgb:
     """A tensor for the eye: as `pictures.preview`, and stretched where the file values are no 8-bit ones.
 
     From the 1st to the 99th percentile of each channel of `like`: an output is shown just as its target.
 
-    Shapes: tensor, like (C, H, W) -> (H, W, 3).
+    Shapes: tensor, like (C, H, W), valid (1, H, W) -> (H, W, 3).
     """
     if spec.dtype != "uint8" and spec.kind != "labels":
         reference = (tensor if like is None else like).flatten(1).double().numpy()
+        if valid is not None and valid.any():
+            reference = reference[:, valid.flatten().numpy() > 0]
         low, high = torch.from_numpy(np.percentile(reference, (1, 99), axis=1)).float()[..., None, None]
         tensor = 2 * (tensor - low) / torch.where(high > low, high - low, 2.0) - 1
-    return preview(tensor, spec)
+    return preview(tensor, spec, valid)
 
 
 def picture(pixels: Rgb, label: str, alt: str, *, side_px: int = SHOWN_SIDE_PX) -> Picture:
@@ -200,17 +203,26 @@ class Examples:
 
     def tensors(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
         """Source, target and output. Shapes: (C, H, W) each."""
-        x, y = load_pair(pair, *self.specs, self.data)
-        return x, y, self.translator.translate_tensor(x[None], seed=self.seed)[0].cpu().float()
+        return self._view(pair)[:3]
+
+    def _view(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """And which pixels count; the others are 0 in the output too."""
+        x, y, valid = evaluation_view(pair, *self.specs, self.data)
+        y_hat = self.translator.translate_tensor(x[None], seed=self.seed)[0].cpu().float()
+        return x, y, filled(y_hat, valid), valid
 
     def triptych(self, pair: Pair, row: dict[str, Any] | None, *, difference: bool = False) -> Triptych:
         """Source, output, target, and by choice their difference; the same pair is only made once."""
         key = pair.split, pair.name
         if key not in self._made:
-            x, y, y_hat = self.tensors(pair)
+            x, y, y_hat, valid = self._view(pair)
             source, target = self.specs
             (y_hat, target), (y, _) = (images.recombined(side, x, target) for side in (y_hat, y))
-            views = {"source": view(x, source), "output": view(y_hat, target, y), "target": view(y, target)}
+            views = {
+                "source": view(x, source, valid=valid),
+                "output": view(y_hat, target, y, valid),
+                "target": view(y, target, valid=valid),
+            }
             if difference:
                 views["difference"] = difference_map(y_hat, y)
             pictures = tuple(picture(v, label, f"{label} of {pair.name}") for label, v in views.items())

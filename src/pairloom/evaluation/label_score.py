@@ -11,6 +11,7 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from pairloom.evaluation.confusion import (
     MEASURES,
@@ -18,6 +19,7 @@ from pairloom.evaluation.confusion import (
     Counts,
     Scores,
     confusion_matrix,
+    left_out,
     plain,
     scores,
 )
@@ -89,11 +91,11 @@ class LabelScorer:
         self.spec, self.ignored = spec, ignored
         self._matrices: list[Counts] = []
 
-    def add(self, predicted: Array, truth: Array) -> None:
+    def add(self, predicted: Array, truth: Array, valid: Tensor | None = None) -> None:
         """Count one label map; each pixel is of the class whose colour is nearest.
 
         Shapes: predicted (h, w, C), truth (H, W, C), file values; where the sizes differ, the prediction is
-            brought to the truth's by nearest neighbour.
+            brought to the truth's by nearest neighbour; valid (1, h, w): the pixels that count.
 
         Raises:
             SegmenterError: The channels or the dtype are not the spec's.
@@ -106,6 +108,7 @@ class LabelScorer:
                 )
         ours, true = (nearest(array, self.spec.palette) for array in (predicted, truth))
         ours = nearest_map(ours, (true.shape[0], true.shape[1]))
+        true = left_out(true, valid)
         self._matrices.append(confusion_matrix(ours, true, len(self.spec.palette), self.ignored))
 
     def result(self, *, resamples: int = RESAMPLES, seed: int = 0) -> LabelScore:

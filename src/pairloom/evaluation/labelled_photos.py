@@ -19,6 +19,7 @@ from torch import Tensor
 from pairloom import images
 from pairloom.config import DataConfig, height_width
 from pairloom.data import Pair, PairSet, augment, evaluation_geometry, evenly, find_pairs, measure_specs
+from pairloom.data.masks import known_pixels
 from pairloom.data.measuring import PALETTE_DISTANCE
 from pairloom.data.pairs import ImageRef
 from pairloom.evaluation.segmenter import (
@@ -202,6 +203,11 @@ class LabelledPhotos:
         photo_first = self.photo_side == "source"
         order = (self.photo_spec, self.label_spec) if photo_first else (self.label_spec, self.photo_spec)
         read = pair.read(*order)
+        if known_pixels(pair, *read) is not None:
+            raise SegmenterError(
+                f"{pair.source}: some pixels are masked or NaN; a segmenter learns from whole photos, so "
+                "leave the pair or its mask out."
+            )
         photo, labels = read if photo_first else read[::-1]
         if (labels.shape[2], labels.dtype.name) != (self.label_spec.channels, self.label_spec.dtype):
             raise SegmenterError(

@@ -29,7 +29,9 @@ from pairloom.evaluation.controls import (
     PerImage,
     PerSet,
 )
+from pairloom.evaluation.metrics import METRICS
 from pairloom.evaluation.sets import ImageSetError
+from pairloom.validity import filled
 
 # ------------------------------------------------------------------------------------------------------------
 # The ladder
@@ -88,6 +90,7 @@ def ladder(
     per_set: Mapping[str, PerSet],
     *,
     others: Sequence[Tensor] = (),
+    valid: Sequence[Tensor | None] = (),
     seed: int = 0,
 ) -> Ladder:
     """Measure the model's outputs, and every control in their place.
@@ -101,6 +104,8 @@ def ladder(
         per_image: Metrics of an output and its target; the row holds their mean over images.
         per_set: Metrics of all outputs and all targets. Only these have a figure for other real images.
         others: Training targets: the other real images, and what the mean target is the mean of.
+        valid: Of each pair which pixels count, (1, H, W); empty: all of all. The others are 0 in every row,
+            and metrics of `METRICS` leave them out.
         seed: Of the random pairing.
 
     Units: [-1, 1].
@@ -110,12 +115,13 @@ def ladder(
     """
     _check(pairs, model_outputs)
     targets = [y for _, y in pairs]
+    where = valid or [None] * len(pairs)
     rows: dict[str, dict[str, float | None]] = {}
     remarks: dict[str, None] = {}  # an ordered set: one fault is told once, whatever the rows it leaves empty
     rungs: dict[str, Control] = {MODEL: lambda *_: list(model_outputs), **CONTROLS}
     for name, make in rungs.items():
         try:
-            outputs = make(pairs, others, seed)
+            outputs = [filled(y_hat, v) for y_hat, v in zip(make(pairs, others, seed), where, strict=True)]
         except ImageSetError as error:
             remarks[f'"{name}" is left out. {error}'] = None
             continue
@@ -125,7 +131,9 @@ def ladder(
                 if key in per_set:
                     row[key] = _known(float(per_set[key](outputs, targets)))
                 else:
-                    row[key] = None if name == OTHER else _mean_over_images(per_image[key], outputs, targets)
+                    counting = where if key in METRICS else [None] * len(pairs)
+                    figure = _mean_over_images(per_image[key], outputs, targets, counting)
+                    row[key] = None if name == OTHER else figure
             except ValueError as error:  # a metric's own sentence: too few images, too small, no RGB
                 remarks[f"{key} is left out. {error}"] = None
                 row[key] = None
@@ -148,9 +156,14 @@ def _check(pairs: Pairs, outputs: Sequence[Tensor]) -> None:
             )
 
 
-def _mean_over_images(metric: PerImage, outputs: Iterable[Tensor], targets: Iterable[Tensor]) -> float | None:
+def _mean_over_images(
+    metric: PerImage, outputs: Iterable[Tensor], targets: Iterable[Tensor], where: Iterable[Tensor | None]
+) -> float | None:
     """The mean of what is finite; infinity when all is, as is the PSNR of copies; None when there is none."""
-    values = [float(metric(output[None], y[None])) for output, y in zip(outputs, targets, strict=True)]
+    values = [
+        float(metric(output[None], y[None]) if valid is None else metric(output[None], y[None], valid[None]))
+        for output, y, valid in zip(outputs, targets, where, strict=True)
+    ]
     finite = [value for value in values if math.isfinite(value)]
     if finite:
         return sum(finite) / len(finite)

@@ -3,6 +3,8 @@
 Everything here takes tensors in [-1, 1] and knows nothing of files, runs or configurations. Each metric
 returns one number an image; a set's figure is the mean over images, with a bootstrap interval over images.
 
+Where a map of valid pixels is given, a metric is what it would be of these alone; NaN where there are none.
+
 L1, RMSE and PSNR reward blur: where the source does not determine the target, the mean of what is plausible
 beats every sharp guess (Section 4.1 of the paper makes the point). Read them beside baselines.
 """
@@ -12,15 +14,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SSIM_WINDOW_PX = 11
 """Side of the Gaussian window; a smaller image has no SSIM."""
 MS_SSIM_LEAST_PX = 176
 """Five scales of that window need this side: a sixteenth of it holds 11 px."""
+
+
+Metric = Callable[..., Tensor]
+"""(outputs, targets (N, C, H, W), valid (N, 1, H, W) or None) -> (N,), or (N, C)."""
+
+
+def _of_valid(metric: Metric, output: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """A metric that looks at each pixel by itself, of each image's valid ones in a row."""
+    _difference(output, target)
+    rows = []
+    for one, other, where in zip(output, target, valid[:, 0] > 0, strict=True):
+        if where.any():
+            rows.append(metric(one[:, where][None, :, None], other[:, where][None, :, None]))
+        else:
+            shape = metric(one[None], other[None]).shape
+            rows.append(torch.full(shape, math.nan, dtype=torch.float64, device=output.device))
+    return torch.cat(rows)
 
 
 def _difference(output: Tensor, target: Tensor) -> Tensor:
@@ -33,7 +54,7 @@ def _difference(output: Tensor, target: Tensor) -> Tensor:
     return (output.double() - target.double()).flatten(1)
 
 
-def l1(output: Tensor, target: Tensor) -> Tensor:
+def l1(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean absolute error of each image: the unweighted L1 term of the objective.
 
     Source: equation 3.
@@ -43,10 +64,12 @@ def l1(output: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: The two shapes differ.
     """
+    if valid is not None:
+        return _of_valid(l1, output, target, valid)
     return _difference(output, target).abs().mean(1)
 
 
-def rmse(output: Tensor, target: Tensor) -> Tensor:
+def rmse(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Root of the mean squared error of each image.
 
     Shapes: output, target (N, C, H, W) -> (N,).
@@ -55,10 +78,12 @@ def rmse(output: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: The two shapes differ.
     """
+    if valid is not None:
+        return _of_valid(rmse, output, target, valid)
     return _difference(output, target).square().mean(1).sqrt()
 
 
-def bias(output: Tensor, target: Tensor) -> Tensor:
+def bias(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean of output - target of each image: above 0 the output is too bright.
 
     Shapes: output, target (N, C, H, W) -> (N,).
@@ -67,10 +92,12 @@ def bias(output: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: The two shapes differ.
     """
+    if valid is not None:
+        return _of_valid(bias, output, target, valid)
     return _difference(output, target).mean(1)
 
 
-def psnr(output: Tensor, target: Tensor, *, data_range: float = 2.0) -> Tensor:
+def psnr(output: Tensor, target: Tensor, valid: Tensor | None = None, *, data_range: float = 2.0) -> Tensor:
     """Peak signal-to-noise ratio of each image.
 
     The squared error is averaged over the one image, never over the set.
@@ -82,10 +109,12 @@ def psnr(output: Tensor, target: Tensor, *, data_range: float = 2.0) -> Tensor:
     Raises:
         ValueError: The two shapes differ.
     """
+    if valid is not None:
+        return _of_valid(partial(psnr, data_range=data_range), output, target, valid)
     return 10 * torch.log10(data_range**2 / _difference(output, target).square().mean(1))
 
 
-def ssim(output: Tensor, target: Tensor) -> Tensor:
+def ssim(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Structural similarity of each image, averaged over positions and channels.
 
     torchmetrics' on values from 0 to 1, as its luminance term depends on where zero is: the figure is that of
@@ -93,10 +122,11 @@ def ssim(output: Tensor, target: Tensor) -> Tensor:
     population variances; the image is mirrored at its border, so every pixel counts. scikit-image
     (gaussian_weights=True, sigma=1.5, use_sample_covariance=False) leaves the outer 5 px out of its average:
     it gives this figure for the image mirrored by 5 px, and a slightly different one for the image as it is.
+    With a map of valid pixels, the average is over the windows in which all pixels count.
 
     Source: Wang, Bovik, Sheikh, Simoncelli 2004, equation 13, with their window and constants.
     Shapes: output, target (N, C, H, W) -> (N,).
-    Units: -1 to 1; 1 for identical images. NaN where a side is below the window's 11 px.
+    Units: -1 to 1; 1 for identical images. NaN where a side is below the window's 11 px, or no window counts.
 
     Raises:
         ValueError: The two shapes differ.
@@ -106,10 +136,20 @@ def ssim(output: Tensor, target: Tensor) -> Tensor:
     if _too_small(output, target, SSIM_WINDOW_PX):
         return _nan_of_each(output)
     a, b = _from_0_to_1(output), _from_0_to_1(target)
-    return _each(structural_similarity_index_measure(a, b, data_range=1.0, reduction="none"))
+    if valid is None:
+        return _each(structural_similarity_index_measure(a, b, data_range=1.0, reduction="none"))
+    _, everywhere = structural_similarity_index_measure(
+        a, b, data_range=1.0, reduction="none", return_full_image=True
+    )
+    reach = SSIM_WINDOW_PX // 2
+    invalid = F.pad(1 - valid.float(), (reach,) * 4, mode="reflect")
+    whole = 1 - F.max_pool2d(invalid, SSIM_WINDOW_PX, stride=1).double()
+    values = everywhere.double().masked_fill(whole == 0, 0.0).mean(1).flatten(1).sum(1)
+    result: Tensor = values / whole.flatten(1).sum(1)
+    return result
 
 
-def ms_ssim(output: Tensor, target: Tensor) -> Tensor:
+def ms_ssim(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Multi-scale structural similarity of each image, over five scales.
 
     torchmetrics' on values from 0 to 1, with the window and constants of `ssim` and the published weights
@@ -117,14 +157,15 @@ def ms_ssim(output: Tensor, target: Tensor) -> Tensor:
 
     Source: Wang, Simoncelli, Bovik 2003, equation 7.
     Shapes: output, target (N, C, H, W) -> (N,).
-    Units: 0 to 1; 1 for identical images. NaN where a side is below 176 px, torchmetrics' least.
+    Units: 0 to 1; 1 for identical images. NaN where a side is below 176 px, torchmetrics' least, or where not
+        all pixels count: its coarser scales would mix them with the others.
 
     Raises:
         ValueError: The two shapes differ.
     """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-    if _too_small(output, target, MS_SSIM_LEAST_PX):
+    if _too_small(output, target, MS_SSIM_LEAST_PX) or not (valid is None or valid.all()):
         return _nan_of_each(output)
     a, b = _from_0_to_1(output), _from_0_to_1(target)
     return _each(
@@ -134,7 +175,7 @@ def ms_ssim(output: Tensor, target: Tensor) -> Tensor:
     )
 
 
-def channel_bias(output: Tensor, target: Tensor) -> Tensor:
+def channel_bias(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean of output - target of each channel of each image.
 
     Shapes: output, target (N, C, H, W) -> (N, C).
@@ -143,10 +184,12 @@ def channel_bias(output: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: The two shapes differ.
     """
+    if valid is not None:
+        return _of_valid(channel_bias, output, target, valid)
     return _difference(output, target).view(*output.shape[:2], -1).mean(2)
 
 
-def channel_pearson(output: Tensor, target: Tensor) -> Tensor:
+def channel_pearson(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Pearson's correlation over the pixels, of each channel of each image (torchmetrics').
 
     Blind to brightness and contrast: it says whether the pattern is right. For intensities, not for classes.
@@ -159,6 +202,8 @@ def channel_pearson(output: Tensor, target: Tensor) -> Tensor:
     """
     from torchmetrics.functional import pearson_corrcoef
 
+    if valid is not None:
+        return _of_valid(channel_pearson, output, target, valid)
     _difference(output, target)
     n, c = output.shape[:2]
     # One column for each channel of each image, in double precision and centred.
@@ -172,7 +217,7 @@ def channel_pearson(output: Tensor, target: Tensor) -> Tensor:
     return found.view(n, c)
 
 
-def pearson(output: Tensor, target: Tensor) -> Tensor:
+def pearson(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean of `channel_pearson` over the channels of each image; NaN where it is that of one channel.
 
     Shapes: output, target (N, C, H, W) -> (N,).
@@ -180,7 +225,7 @@ def pearson(output: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: The two shapes differ.
     """
-    return channel_pearson(output, target).mean(1)
+    return channel_pearson(output, target, valid).mean(1)
 
 
 def _too_small(output: Tensor, target: Tensor, least_px: int) -> bool:
@@ -202,12 +247,12 @@ def _each(values: Tensor) -> Tensor:
     return values.double().reshape(-1)
 
 
-METRICS: MappingProxyType[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+METRICS: MappingProxyType[str, Metric] = MappingProxyType(
     {"L1": l1, "RMSE": rmse, "bias": bias, "PSNR": psnr, "SSIM": ssim, "MS-SSIM": ms_ssim, "Pearson": pearson}
 )
 """Every metric by the name its column has in a table."""
 
-PER_CHANNEL: MappingProxyType[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+PER_CHANNEL: MappingProxyType[str, Metric] = MappingProxyType(
     {"bias": channel_bias, "Pearson": channel_pearson}
 )
 """Metrics that are also told for each channel."""
@@ -228,15 +273,15 @@ BETTER: MappingProxyType[str, str] = MappingProxyType(
 """Which way each metric is better; the last two need weights (`evaluation.perceptual`)."""
 
 
-def measure(output: Tensor, target: Tensor) -> dict[str, Tensor]:
+def measure(output: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
     """Every metric of each image.
 
-    Shapes: output, target (N, C, H, W) -> (N,) each.
+    Shapes: output, target (N, C, H, W), valid (N, 1, H, W) -> (N,) each.
 
     Raises:
         ValueError: The two shapes differ.
     """
-    return {name: metric(output, target) for name, metric in METRICS.items()}
+    return {name: metric(output, target, valid) for name, metric in METRICS.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ images do not allow (too few, too small, no RGB) becomes the sentence that says 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,19 +15,17 @@ import torch
 from torch import Tensor
 
 from pairloom import images
-from pairloom.config import height_width
 from pairloom.data import Pair, evenly
 from pairloom.evaluation import metrics
+from pairloom.evaluation.class_sections import Labels, Recognised
 from pairloom.evaluation.colour import LabHistogram, figure, intersection
 from pairloom.evaluation.controls import MODEL, PerImage, PerSet
 from pairloom.evaluation.diversity import diversity
-from pairloom.evaluation.fcn_score import FcnScorer
 from pairloom.evaluation.features import Extractor, kid
 from pairloom.evaluation.gallery import heat, picture, render_views
-from pairloom.evaluation.label_score import LabelScorer
 from pairloom.evaluation.ladder import draw, ladder
 from pairloom.evaluation.perceptual import Dists, Lpips
-from pairloom.evaluation.segmenter import PixelClassifier, Segmenter, SegmenterError
+from pairloom.evaluation.segmenter import PixelClassifier, SegmenterError
 from pairloom.evaluation.set_figures import (
     OUTPUTS,
     TARGETS,
@@ -42,11 +40,15 @@ from pairloom.evaluation.sliced_wasserstein import Patches, sliced_wasserstein
 from pairloom.evaluation.summary import Section
 from pairloom.evaluation.trunks import TrunkError
 from pairloom.images import ImageSpec
-from pairloom.palette import nearest
 from pairloom.translator import Translator
 
 LADDER_PAIRS = 32
 """The ladder of controls measures at most so many pairs, evenly chosen: it has ten rows."""
+FILLED = (
+    "Networks and comparisons of sets see whole images: pixels that count for nothing are the same mid-grey "
+    "in outputs and targets."
+)
+"""What figures mean that cannot leave pixels out."""
 NOISE_PAIRS, NOISE_SAMPLES = 8, 4
 """Sources that are translated several times, and how often."""
 
@@ -54,8 +56,8 @@ NOISE_PAIRS, NOISE_SAMPLES = 8, 4
 class Look(Protocol):
     """Sees every pair of an evaluation, and says what it saw."""
 
-    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
-        """See one pair. Shapes: x, y, y_hat (C, H, W), in [-1, 1]."""
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor, valid: Tensor | None = None) -> None:
+        """See one pair. Shapes: x, y, y_hat (C, H, W), in [-1, 1]; 0 where valid (1, H, W) is 0."""
 
     def section(self) -> Section:
         """What all of them show."""
@@ -80,9 +82,11 @@ class Sets:
             OwnTarget(),
         ]
         self._faults: dict[SetFigure, str] = {}
+        self._masked = False
 
-    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor, valid: Tensor | None = None) -> None:
         """See one pair."""
+        self._masked |= valid is not None
         for look in self._looks:
             try:
                 if look not in self._faults:
@@ -94,7 +98,7 @@ class Sets:
     def section(self) -> Section:
         """KID, Frechet distance, sliced Wasserstein distance, power spectrum, retrieval."""
         figures: dict[str, Any] = {}
-        lines = list(self._missing)
+        lines = [*self._missing, *([FILLED] if self._masked else [])]
         for look in self._looks:
             try:
                 found, words = ({}, self._faults[look]) if look in self._faults else look.found()
@@ -111,10 +115,11 @@ class Colour:
     def __init__(self) -> None:
         self.histograms = {"outputs": LabHistogram(), "targets": LabHistogram()}
 
-    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor, valid: Tensor | None = None) -> None:
         """See one pair."""
-        self.histograms["outputs"].add(y_hat[None])
-        self.histograms["targets"].add(y[None])
+        where = None if valid is None else valid[None]
+        self.histograms["outputs"].add(y_hat[None], where)
+        self.histograms["targets"].add(y[None], where)
 
     def section(self) -> Section:
         """Intersections of outputs and targets for L, a and b, and the figure."""
@@ -145,6 +150,7 @@ class Controls:
         self._chosen, self._others = set(chosen), others
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._outputs: list[Tensor] = []
+        self._valid: list[Tensor | None] = []
         self._per_image = per_image
         self._per_set: dict[str, PerSet] = {"SWD x1000": _patch_distance}
         if extractor is not None:
@@ -152,15 +158,25 @@ class Controls:
         if rgb:
             self._per_set["Lab a,b"] = _colour_shared
 
-    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor, valid: Tensor | None = None) -> None:
         """See one pair."""
         if pair in self._chosen:
             self._pairs.append((_as_colours(x, self._source_spec), y))
             self._outputs.append(y_hat)
+            self._valid.append(valid)
 
     def section(self) -> Section:
         """The ladder, a strip of each metric, and what each cannot see."""
-        found = ladder(self._pairs, self._outputs, self._per_image, self._per_set, others=self._others)
+        found = ladder(
+            self._pairs,
+            self._outputs,
+            self._per_image,
+            self._per_set,
+            others=self._others,
+            valid=self._valid,
+        )
+        if any(valid is not None for valid in self._valid):
+            found = replace(found, remarks=(*found.remarks, FILLED))
         drawn = [
             f"<h3>{name}</h3>{draw(found, name)}"
             for name in found.metrics
@@ -233,7 +249,7 @@ class Noise:
         self._sources: list[Tensor] = []
         self._targets: list[Tensor] = []
 
-    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor, valid: Tensor | None = None) -> None:
         """See one pair."""
         if pair in self._chosen:
             self._names.append(pair.name)
@@ -255,75 +271,16 @@ class Noise:
         return Section(title="Noise", words=words, figures=found.to_dict(), svg=str(render_views(shown)))
 
 
-class Labels:
-    """Predicted label maps against the true ones, by class (Table 6)."""
-
-    def __init__(self, spec: ImageSpec) -> None:
-        self._spec, self._scorer = spec, LabelScorer(spec)
-
-    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
-        """See one pair."""
-        self._scorer.add(*(images.to_array(tensor, self._spec) for tensor in (y_hat, y)))
-
-    def section(self) -> Section:
-        """Per-pixel accuracy, per-class accuracy, class IoU."""
-        found = self._scorer.result()
-        return Section(title="Labels", words=found.words(), figures=found.to_dict())
-
-
-class Recognised:
-    """FCN-score: what a segmenter of real photos finds in the outputs (Section 4.1)."""
-
-    def __init__(self, segmenter: PixelClassifier, mean_photo: Tensor, translator: Translator) -> None:
-        self._segmenter, self._source_spec = segmenter, translator.source_spec
-        self._scorer = FcnScorer(segmenter, mean_photo)
-        self._distances: list[float] = []
-        self._remarks = list(_another_scale(segmenter, translator))
-
-    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
-        """See one pair; the label map is read anew, at its own size."""
-        spec = self._segmenter.label_spec
-        labels = pair.source.read(self._source_spec)
-        self._distances.append(images.palette_distance(labels, spec))
-        self._scorer.add(y_hat, y, nearest(labels, spec.palette))
-
-    def section(self) -> Section:
-        """The score between its floor and its ceiling."""
-        found = self._scorer.result()
-        far = sum(self._distances) / len(self._distances)
-        lines = [found.words().rstrip(), *self._remarks]
-        if far > 0:
-            lines.append(
-                f"The labels' pixels lie {far:.3g} file values on average from their class's colour."
-            )
-        figures = {**found.to_dict(), "palette_distance": far}
-        return Section(title="FCN-score", words="\n".join(lines), figures=figures)
-
-
-def _another_scale(segmenter: PixelClassifier, translator: Translator) -> Iterator[str]:
-    """A sentence when a segmenter of ours learned from photos of another size than these."""
-    learned = segmenter.provenance.get("geometry") if isinstance(segmenter, Segmenter) else None
-    if learned is None:
-        return
-    sizes = [height_width(v) for v in (learned["crop_size"], translator.config.data.crop_size)]
-    if sizes[0] != sizes[1]:
-        (height, width), (h, w) = sizes
-        yield (
-            f"The segmenter learned from photos of {width}x{height} pixels, and these are {w}x{h}: it sees "
-            f"less than it could; train one with --size {w}."
-        )
-
-
 class AsSeen:
     """Another look, at the images as their files hold them: ab with the source's L as RGB."""
 
     def __init__(self, look: Look, spec: ImageSpec) -> None:
         self._look, self._spec = look, spec
 
-    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor) -> None:
+    def add(self, pair: Pair, x: Tensor, y: Tensor, y_hat: Tensor, valid: Tensor | None = None) -> None:
         """See one pair."""
-        seen = (images.recombined(side, x, self._spec)[0] for side in (y, y_hat))
-        self._look.add(pair, x, *seen)
+        y, y_hat = (images.recombined(side, x, self._spec)[0] for side in (y, y_hat))
+        self._look.add(pair, x, y, y_hat, valid)
 
     def section(self) -> Section:
         """That of the other look."""

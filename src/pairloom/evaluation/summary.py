@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pairloom.data.masks import percent
 from pairloom.evaluation.metrics import BETTER, Interval, bootstrap_mean, paired_difference
 
 WHO = {"model": "model", "mean_target": "mean target", "nearest_pair": "nearest pair"}
@@ -218,6 +219,11 @@ def _remarks(metrics: dict[str, dict[str, Interval]], settings: dict[str, Any]) 
         yield "The data have changed since the training: some of these pairs may have been trained on."
     if settings["split"] == "train" and settings["own_data"]:
         yield "These pairs were trained on: the figures say nothing of how others will do."
+    if invalid := settings.get("invalid_share", 0):
+        yield (
+            f"{percent(invalid)} of the pixels count for nothing (masked or NaN): L1, RMSE, bias, PSNR and "
+            "Pearson leave them out, and SSIM every window that holds one."
+        )
     if total < FEW:
         yield f"With {total} image{'s' * (total > 1)}, the intervals are rough, and likely too narrow."
     if len(metrics) > 1:
@@ -241,4 +247,7 @@ def _remarks(metrics: dict[str, dict[str, Interval]], settings: dict[str, Any]) 
                 "MS-SSIM": " (a side below 176 px)",
                 "Pearson": " (a constant channel)",
             }.get(name, "")
+            if invalid and name in ("SSIM", "MS-SSIM"):
+                why = " (too small, or no window without invalid pixels)"
+                why = " (too small, or with invalid pixels)" if name == "MS-SSIM" else why
             yield f"{name} leaves out {interval.left_out} of {total} images whose value is not finite{why}."

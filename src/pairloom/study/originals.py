@@ -202,6 +202,7 @@ class RunImages:
         from tqdm import tqdm
 
         from pairloom import images
+        from pairloom.validity import filled
 
         first = next(iter(self.models))
         for number in tqdm(
@@ -210,9 +211,10 @@ class RunImages:
             shown: Rgb | None = None
             for name, (model, config, pairs) in self.models.items():
                 pair = pairs[number]
-                x, y = self._tensors(model, config, pair)
+                x, y, valid = self._tensors(model, config, pair)
                 said = f"{name} of {pair.name}"
-                y_hat = model.translate_tensor(x[None], seed=self.seed)[0].cpu()
+                # Grey on both alike: what counts for nothing must not tell a fake.
+                y_hat = filled(model.translate_tensor(x[None], seed=self.seed)[0].cpu(), valid)
                 output, target = (
                     images.to_array(*images.recombined(side, x, model.target_spec)) for side in (y_hat, y)
                 )
@@ -229,11 +231,11 @@ class RunImages:
                 yield Original(name, pair.name, said, eight_bit_rgb(output, said))
 
     def _tensors(self, model: Any, config: Any, pair: Any) -> Any:
-        """Source and target in [-1, 1]. Shapes: (C, H, W) each."""
-        from pairloom.data import load_pair
+        """Source and target in [-1, 1], and which pixels count. Shapes: (C, H, W) each."""
+        from pairloom.data import evaluation_view
 
         config = replace(config, crop_size=self.generate_px, load_size=None) if self.generate_px else config
-        return load_pair(pair, model.source_spec, model.target_spec, config)
+        return evaluation_view(pair, model.source_spec, model.target_spec, config)
 
     def notes(self) -> list[str]:
         """None."""

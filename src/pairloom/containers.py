@@ -1,0 +1,291 @@
+"""Files that hold large images: tiled TIFF and OME-TIFF with a pyramid, OME-Zarr; what is kept of the source.
+
+A translation has the size of its source, so what says where its pixels are is true of it too: the tags of a
+GeoTIFF, the resolution, the physical sizes of OME.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+
+from pairloom import __version__
+from pairloom.canvas import Canvas, windows
+from pairloom.ome_zarr import Described, describe, job_of, write_zarr
+from pairloom.pixels import Array, ImageError
+from pairloom.tiff import page_orientation
+from pairloom.windows import is_zarr
+
+TILE = 512
+"""Pixels: side of a tile of the TIFF files written here."""
+GEO_TAGS = {33550: 12, 33922: 12, 34264: 12, 34735: 3, 34736: 12, 34737: 2}
+"""ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams, and
+the type of their values in a TIFF: 12 double, 3 unsigned short, 2 text.
+
+Source: OGC GeoTIFF 1.1.
+"""
+NODATA_TAG = 42113
+"""GDAL_NODATA: text."""
+_XML = "{*}"
+_PHYSICAL = ("PhysicalSizeX", "PhysicalSizeXUnit", "PhysicalSizeY", "PhysicalSizeYUnit")
+_JOB = "; job "
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of a source beside its size."""
+
+    geo: tuple[tuple[int, int, Any], ...] = ()
+    """(tag, type, value) of a GeoTIFF."""
+    nodata: str = ""
+    """Of a GeoTIFF: the value that means "no data"."""
+    resolution: tuple[float, float, int] | None = None
+    """Pixels per unit along x and y, and the unit's number in a TIFF: 2 inch, 3 centimetre."""
+    ome: dict[str, Any] | None = None
+    """Physical sizes and units of an OME-TIFF; empty when it states none, None of any other file."""
+    zarr: Described | None = None
+    """Of an OME-Zarr."""
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        what = {
+            "its place on the Earth": self.geo,
+            "its resolution": self.resolution,
+            "its physical sizes": self.ome,
+            "its axes and scale": self.zarr,
+        }
+        return " and ".join(name for name, there in what.items() if there) or "nothing beside its size"
+
+
+def kept_of(path: Path) -> Kept:
+    """What a source says beside its pixels.
+
+    Of a TIFF that is stored turned nothing is kept: its tags are about the stored rows and columns.
+    """
+    if is_zarr(path):
+        return Kept(zarr=describe(path))
+    try:
+        with tifffile.TiffFile(path) as tif:
+            page = tif.pages.first
+            if page_orientation(page) != 1:
+                return Kept(ome={} if tif.is_ome else None)
+            tags = {code: page.tags[code].value for code in GEO_TAGS if code in page.tags}
+            nodata = page.tags[NODATA_TAG].value if NODATA_TAG in page.tags else ""
+            return Kept(
+                tuple((code, GEO_TAGS[code], value) for code, value in tags.items()),
+                str(nodata).strip(" \0"),
+                _resolution(page),
+                _physical(tif.ome_metadata) if tif.is_ome else None,
+            )
+    except Exception:  # no TIFF; or a damaged one, and its reader says so in a sentence
+        return Kept()
+
+
+def _resolution(page: Any) -> tuple[float, float, int] | None:
+    if not {282, 283} <= set(page.tags.keys()):
+        return None
+    unit = int(page.tags[296].value) if 296 in page.tags else 2
+    (x, per_x), (y, per_y) = (page.tags[code].value for code in (282, 283))
+    if min(x, per_x, y, per_y) <= 0 or (unit == 1 and x == per_x and y == per_y):
+        return None
+    return x / per_x, y / per_y, unit
+
+
+def _physical(xml: str | None) -> dict[str, Any]:
+    try:
+        pixels = ElementTree.fromstring(xml or "").find(f".//{_XML}Pixels")
+    except ElementTree.ParseError:
+        return {}
+    if pixels is None:
+        return {}
+    found = {name: pixels.get(name) for name in _PHYSICAL}
+    return {name: value if name.endswith("Unit") else float(value) for name, value in found.items() if value}
+
+
+def result_name(name: Path) -> Path:
+    """The name of the file that holds a large translation: what cannot be written by windows becomes .tif."""
+    return name if name.suffix.lower() in (".tif", ".tiff", ".zarr") else name.with_suffix(".tif")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results.
+
+    Raises:
+        ImageError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be made ({error.strerror}); choose another --out.") from error
+
+
+def job_in(path: Path) -> str | None:
+    """The job that a finished file is the result of, as `write` was told; None of anything else."""
+    if is_zarr(path):
+        return job_of(path)
+    try:
+        with tifffile.TiffFile(path) as tif:
+            return str(tif.pages.first.software).partition(_JOB)[2] or None
+    except Exception:  # not there, not ours, damaged: then it is not finished
+        return None
+
+
+def write(
+    path: Path,
+    canvas: Canvas,
+    kept: Kept,
+    *,
+    labels: bool,
+    job: str = "",
+    within: Path,
+    tick: Callable[[int, int], None] | None = None,
+) -> None:
+    """Turn a canvas into the file `path`, which takes its name only when it is whole.
+
+    Args:
+        path: .tif, .tiff or .zarr; what is there already is replaced.
+        canvas: The image.
+        kept: From the source.
+        labels: Are the values classes? See `Canvas.pyramid`.
+        job: What `job_in` gives back.
+        within: A folder on the same disk for what is not finished yet.
+        tick: Called with the tiles done, and all.
+
+    Raises:
+        ImageError: The disk is full, or the folder cannot be written to.
+    """
+    temporary = within / f"whole{path.suffix}"
+    try:
+        _remove(temporary)
+        levels = list(canvas.pyramid(labels=labels, within=within))
+        counted = _counted(levels, tick)
+        if path.suffix.lower() == ".zarr":
+            write_zarr(temporary, levels, kept.zarr, job, counted)
+        else:
+            with temporary.open("xb") as file:
+                ome = kept.ome is not None or path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+                _write_tiff(file, levels, kept, counted, ome=ome, job=job)
+                file.flush()
+                os.fsync(file.fileno())
+        if path.is_dir():
+            path.rename(within / "replaced")
+        os.replace(temporary, path)
+    except Exception as error:  # the disk's and the encoders' own kinds
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(
+            f"{path}: cannot be written ({detail}); check that the folder exists, is writable and has room."
+        ) from error
+
+
+def write_array(path: Path, array: Array, kept: Kept, *, labels: bool) -> None:
+    """The same for an image in memory. Shapes: array (H, W, C)."""
+    height, width, channels = array.shape
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        canvas = Canvas(Path(folder) / "image.map", (height, width, channels), array.dtype.name)
+        canvas.make()
+        canvas.write(0, 0, array)
+        write(path, canvas, kept, labels=labels, within=Path(folder))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+def _counted(levels: list[Canvas], tick: Callable[[int, int], None] | None) -> Callable[[], None]:
+    """A function to be called after each tile."""
+    total = sum(-(-level.shape[0] // TILE) * -(-level.shape[1] // TILE) for level in levels)
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        if tick is not None:
+            tick(min(done, total), total)
+
+    return count
+
+
+def _write_tiff(
+    file: Any, levels: list[Canvas], kept: Kept, count: Callable[[], None], *, ome: bool, job: str
+) -> None:
+    """Three channels are RGB; others are grey with extra samples, in an OME-TIFF a page each.
+
+    The smaller levels hang below the page as OME wants it; in a GeoTIFF they follow it, as GDAL wants it.
+    """
+    channels = levels[0].shape[2]
+    pages = ome and channels not in (1, 3)
+    layout: dict[str, Any] = {"photometric": "rgb" if channels == 3 else "minisblack"}
+    if channels not in (1, 3) and not pages:
+        layout |= {"planarconfig": "contig", "extrasamples": ("unspecified",) * (channels - 1)}
+    layout |= {"tile": (TILE, TILE), "compression": "zlib", "maxworkers": 2, "buffersize": 2**24}
+    follow = bool(kept.geo) and not ome
+    head: dict[str, Any] = {
+        "software": f"pairloom {__version__}" + (f"{_JOB}{job}" if job else ""),
+        "extratags": _extratags(kept, levels[0].dtype),
+        "metadata": {"axes": "CYX" if pages else "YX" if channels == 1 else "YXS", **(kept.ome or {})}
+        if ome
+        else None,
+    }
+    if not follow and len(levels) > 1:
+        head["subifds"] = len(levels) - 1
+    if kept.resolution is not None:
+        head |= {"resolution": kept.resolution[:2], "resolutionunit": kept.resolution[2]}
+    # Compressed it may be smaller, but that is known only at the end.
+    large = sum(level.nbytes for level in levels) > 2**32 - 2**26
+    with tifffile.TiffWriter(file, bigtiff=large, ome=ome) as writer:
+        for number, level in enumerate(levels):
+            height, width, _ = level.shape
+            shape = (channels, height, width) if pages else (height, width, channels)
+            writer.write(
+                _tiles(level, count, pages=pages),
+                shape=shape[:2] if channels == 1 else shape,
+                dtype=level.dtype,
+                **layout,
+                **(head if number == 0 else {"subfiletype": 1, "metadata": None}),
+            )
+
+
+def _extratags(kept: Kept, dtype: str) -> list[tuple[int, int, int, Any, bool]]:
+    """As tifffile takes them: (tag, type, count, value, only in the first page)."""
+    tags = []
+    for code, kind, value in kept.geo:
+        text = kind == 2
+        count = len(value) + 1 if text else len(value)
+        tags.append((code, kind, count, value, True))
+    if kept.nodata and _holds(dtype, kept.nodata):
+        tags.append((NODATA_TAG, 2, len(kept.nodata) + 1, kept.nodata, True))
+    return tags
+
+
+def _holds(dtype: str, nodata: str) -> bool:
+    """Can a value of this dtype be that one?"""
+    try:
+        value = float(nodata)
+    except ValueError:
+        return False
+    if dtype == "float32":
+        return True
+    return value.is_integer() and 0 <= value <= np.iinfo(dtype).max
+
+
+def _tiles(level: Canvas, count: Callable[[], None], *, pages: bool) -> Iterator[Array]:
+    height, width, channels = level.shape
+    for channel in range(channels) if pages else [slice(None)]:
+        for window in windows(height, width, TILE):
+            tile = level.read(*window)[..., channel]
+            count()  # before it is taken: nobody comes back after the last one
+            yield tile[..., 0] if channels == 1 else tile

@@ -1,0 +1,1 @@
+"""The page to draw on: `pairloom serve`, its server, and its interface for programs."""

@@ -1,0 +1,1 @@
+"""Scientific containers: OME-TIFF, OME-Zarr, NIfTI, DICOM, NPZ as stacks of planes with named axes."""
