@@ -485,8 +485,8 @@ def test_what_cannot_be_tiled_is_refused_in_one_sentence() -> None:
         plan_tiles(known, (0, 64))
     with pytest.raises(ValueError, match="multiple of the model's stride, 8"):
         plan_tiles(known, (64, 64), tile_px=12)
-    with pytest.raises(ValueError, match=r"allow \d\d MiB or more"):
-        plan_tiles(known, (64, 64), 2**20)
+    with pytest.raises(ValueError, match=r"allow \d+ MiB or more"):
+        plan_tiles(known, (64, 64), 2**14)
     with pytest.raises(ValueError, match="GiB of files"):
         plan_tiles(known, (40_000, 40_000), spill_bytes=1, split=1)
     canvas = Canvas(picture(20, 20))

@@ -7,6 +7,7 @@ shallower split, and the room that the maps take grows: the plan counts both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -29,7 +30,8 @@ SAMPLE_PX, SAMPLE_SIDE = 128, 16
 MACS_PER_BYTE = 100
 """What a byte to or from a file costs, in multiplications: some 50 G/s of them against 500 MB/s."""
 SLACK = 64 * 2**20
-"""For what the allocator keeps, in bytes; a quarter more than counted besides."""
+"""For what the allocator keeps, in bytes, at most a quarter of the memory; a quarter more than counted
+besides."""
 PLACES = 3
 """At most so many places are translated again to measure the mismatch."""
 SPILL = 16
@@ -160,6 +162,10 @@ class _Room:
     stride: int
     tile_px: int | None
 
+    @property
+    def slack(self) -> int:
+        return min(SLACK, self.memory_bytes // 4)
+
     def tiles(self, level: int) -> list[int]:
         """Sides of windows to try, the largest first, in positions of the level's map."""
         if level:
@@ -280,13 +286,14 @@ class _Pass:
         step = self.graph.steps[self.target]
         for side in [max(SAMPLE_PX >> step.level, 1)] if sampled else room.tiles(step.level):
             rows, columns = (_grid(length, side, sampled) for length in self.size)
-            needed = self._memory(rows, columns)
+            needed = self._memory(rows, columns) + room.slack
             if needed <= budget:
                 break
         else:
+            least = needed - room.slack - budget + room.memory_bytes
             raise TooLittleError(
                 f"{room.memory_bytes / 2**20:.0f} MiB of memory are too little for tiles of this model: "
-                f"allow {(needed - budget + room.memory_bytes) / 2**20:.0f} MiB or more."
+                f"allow {math.ceil(min(least * 4 / 3, least + SLACK) / 2**20)} MiB or more."
             )
         macs, file_bytes = self._counted(rows, columns, keep)
         return Stage(
@@ -352,7 +359,7 @@ class _Pass:
             most = max(most, live + 2 * taken + made, live + 3 * made + drawn)
         if self.target == self.graph.last:
             most += 5 * held[self.target]  # the places to be translated again, and what `write` makes of it
-        return most * 5 // 4 + SLACK
+        return most * 5 // 4
 
     def beyond(self, axis: int, spans: tuple[Span, ...]) -> int:
         """How far it reaches beyond its windows, in pixels of the image."""

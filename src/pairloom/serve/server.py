@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,20 +14,21 @@ from typing import Literal
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pairloom.serve.declared import Limits
 from pairloom.serve.models import Served, load_models
 from pairloom.serve.queue import Line
 from pairloom.serve.refusals import ClientGone, Refused, ServeFault, Superseded
 from pairloom.serve.translating import Translating
+from pairloom.web import WithHeaders, listen
 
 PAGES = Path(__file__).parent / "pages"
 STATIC = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -99,9 +99,18 @@ def create_app(models: Mapping[str, Served], settings: Settings) -> Starlette:
             with suppress(asyncio.CancelledError):
                 await working
 
-    others = [Middleware(_OwnPagesOnly, settings=settings)]
+    stack = [
+        Middleware(
+            WithHeaders,
+            headers=HEADERS,
+            log="pairloom.serve",
+            status=503,
+            sentence="The server made a mistake with this request; what happened is in its log.",
+        ),
+        Middleware(_OwnPagesOnly, settings=settings),
+    ]
     if settings.allow_origins:
-        others.append(
+        stack.append(
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(settings.allow_origins),
@@ -120,7 +129,7 @@ def create_app(models: Mapping[str, Served], settings: Settings) -> Starlette:
             Route("/{name}", _static),
         ],
         lifespan=lifespan,
-        middleware=[Middleware(_WithHeaders), *others],
+        middleware=stack,
         exception_handlers={
             Refused: _refused,
             HTTPException: _refused,
@@ -153,37 +162,6 @@ async def _static(request: Request) -> Response:
 
 # -----------------------------------------------------------------------------------------------------------
 # Headers and faults
-
-
-class _WithHeaders:
-    """The security headers on every response, also on that to a fault of ours."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = False
-
-        async def with_headers(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        try:
-            await self.app(scope, receive, with_headers)
-        except Exception:  # a fault of ours: whoever serves reads the trace, whoever asks does not
-            if started:
-                raise
-            logging.getLogger("pairloom.serve").exception("A request failed.")
-            sentence = "The server made a mistake with this request; what happened is in its log."
-            await JSONResponse({"error": sentence}, 503)(scope, receive, with_headers)
 
 
 class _OwnPagesOnly:
@@ -264,7 +242,10 @@ def make_server(models: Mapping[str, Served], settings: Settings) -> tuple[uvico
     Raises:
         ServeFault: The port is taken.
     """
-    listening = _listen(settings.host, settings.port)
+    try:
+        listening = listen(settings.host, settings.port)
+    except ValueError as error:
+        raise ServeFault(str(error)) from error
     config = uvicorn.Config(
         create_app(models, settings),
         log_level="warning",
@@ -276,27 +257,6 @@ def make_server(models: Mapping[str, Served], settings: Settings) -> tuple[uvico
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(config), listening
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
-
-    Its protocol is named, because only then does asyncio send small answers at once (TCP_NODELAY): otherwise
-    each waits 40 ms for the acknowledgement of its own header.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(1024)
-    except OSError as error:
-        listening.close()
-        raise ServeFault(
-            f"{host}:{port} cannot be listened on ({error.strerror}); if another program has this port, give "
-            "another --port."
-        ) from error
-    return listening
 
 
 def serve(

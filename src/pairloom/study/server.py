@@ -5,7 +5,6 @@ Every answer is on the disk before it is acknowledged, and acknowledged before t
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 import socket
@@ -17,18 +16,17 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pairloom.study.bodies import Refused
 from pairloom.study.protocol import StudyFault, StudySettings
 from pairloom.study.store import Store
 from pairloom.study.visits import Visits
+from pairloom.web import WithHeaders, listen
 
 MOST_LINKS = 100_000
 HEADERS = {
@@ -76,7 +74,15 @@ def create_app(folder: str | Path) -> Starlette:
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(_WithHeaders)],
+        middleware=[
+            Middleware(
+                WithHeaders,
+                headers=HEADERS,
+                log="pairloom.study",
+                status=500,  # the browser tries again
+                sentence="The server made a mistake; it is tried again.",
+            )
+        ],
         exception_handlers={Refused: _refused, HTTPException: _refused, sqlite3.Error: _not_stored},
     )
     app.router.redirect_slashes = False
@@ -85,37 +91,6 @@ def create_app(folder: str | Path) -> Starlette:
 
 # -----------------------------------------------------------------------------------------------------------
 # Headers and faults
-
-
-class _WithHeaders:
-    """The security headers on every response, also on that to a fault of ours."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = False
-
-        async def with_headers(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        try:
-            await self.app(scope, receive, with_headers)
-        except Exception:  # a fault of ours: the browser tries again, and whoever serves reads the trace
-            if started:
-                raise
-            logging.getLogger("pairloom.study").exception("A request failed.")
-            failed = JSONResponse({"error": "The server made a mistake; it is tried again."}, 500)
-            await failed(scope, receive, with_headers)
 
 
 def _refused(_: Request, error: Exception) -> Response:
@@ -140,7 +115,10 @@ def make_server(folder: str | Path, host: str, port: int) -> tuple[uvicorn.Serve
     Raises:
         StudyFault: The study cannot be opened, or the port is taken.
     """
-    listening = _listen(host, port)
+    try:
+        listening = listen(host, port)
+    except ValueError as error:
+        raise StudyFault(str(error)) from error
     try:
         app = create_app(folder)
     except StudyFault:
@@ -157,29 +135,6 @@ def make_server(folder: str | Path, host: str, port: int) -> tuple[uvicorn.Serve
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(config), listening
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
-
-    Its protocol is named, because only then does asyncio send small answers at once (TCP_NODELAY): otherwise
-    each waits 40 ms for the acknowledgement of its own header.
-    """
-    if not 0 <= port <= 65535:
-        raise StudyFault(f"port is {port}; it must be 0 (any) to 65535.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(1024)
-    except OSError as error:
-        listening.close()
-        raise StudyFault(
-            f"{host}:{port} cannot be listened on ({error.strerror}); if another program has this port, give "
-            "another --port."
-        ) from error
-    return listening
 
 
 def serve(folder: str | Path, host: str = "127.0.0.1", port: int = 8000) -> None:
