@@ -299,7 +299,7 @@ def _labels(
 
 def _lossy(train: Sequence[Pair], role: Role) -> bool:
     try:
-        return bool(train) and not images.is_lossless(getattr(train[0], role).path)
+        return bool(train) and not images.is_lossless(getattr(train[0], role).file)
     except ImageError:
         return False
 

@@ -173,7 +173,7 @@ def compare(
     ],
     /,
     out: Out,
-    data: Annotated[Path | None, tyro.conf.arg(metavar="DATA")] = None,
+    data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None,
     split: Split = "test",
     checkpoint: Checkpoint = "last",
     device: str = "auto",
@@ -317,7 +317,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 """First words of the commands of two."""
-OWN_PARSER = {train, ablate, data.check, data.prepare, data.align}
+OWN_PARSER = {train, ablate, data.check, data.prepare, data.pack, data.align}
 """Commands whose flags start from a preset, which must be known before the others are parsed."""
 
 

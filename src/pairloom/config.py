@@ -52,7 +52,7 @@ class DataConfig:
     """Which pairs, and how they become tensors."""
 
     path: str = ""
-    """Folder of side-by-side files, of two folders, of photos (see derive); or .csv a,b[,split][,group]."""
+    """Folder of side-by-side files, of two folders, of photos (see derive), of shards; .csv; or address."""
     path_b: str | None = None
     """Second folder; given, `path` holds the A images and this the B images."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
@@ -133,6 +133,10 @@ class DataConfig:
     """Keep training images decoded, for all runs on them. auto: in ~/.cache/pairloom; or a folder."""
     cache_gb: float = runtime(4.0)
     """GB on disk that the cache of a data set may take; what has no room is decoded each time."""
+    shard_cache: str | None = runtime(None)
+    """Folder on a fast disk for copies of shards that an address holds. None: in the temporary folder."""
+    shard_cache_gb: float = runtime(20.0)
+    """Room for these copies, in gigabytes; those used longest ago are removed."""
 
     @property
     def load_sides(self) -> tuple[int, int]:
@@ -341,6 +345,8 @@ def _check(config: Config) -> None:
     _require(bool(data.hole), "data.hole", data.hole, f"one of {', '.join(HOLES)}, or a path of masks")
     _require(data.max_pairs is None or data.max_pairs >= 1, "data.max_pairs", data.max_pairs, "1 or more")
     _require(data.slice_neighbours >= 0, "data.slice_neighbours", data.slice_neighbours, "0 or more")
+    gb = data.shard_cache_gb
+    _require(0 < gb < math.inf, "data.shard_cache_gb", gb, "above 0, and finite")
     _require(data.workers is None or data.workers >= 0, "data.workers", data.workers, "0 or more")
     _require(bool(data.cache), "data.cache", data.cache, "off, auto, or a folder")
     _require(0 < data.cache_gb < math.inf, "data.cache_gb", data.cache_gb, "above 0, and finite")

@@ -18,6 +18,7 @@ from pairloom import config as configs
 from pairloom import configfile
 from pairloom.config import Config, ConfigError
 from pairloom.data import PairSet, find_pairs, fingerprint, measure_specs, spec_notes, training_batches
+from pairloom.data.addresses import whole as whole_place
 from pairloom.data.remembered import Cache
 from pairloom.data.views import Transform
 from pairloom.devices import has_bf16, peak_memory_mb
@@ -108,10 +109,10 @@ def _train(world: World, config: Config, out: Path, transform: Transform | None)
 def with_whole_paths(config: Config) -> Config:
     """Relative paths mean this folder, now; a saved configuration is read from others, later."""
     data, init_from = config.data, config.training.init_from
-    names = ["path", "path_b", "source_palette", "target_palette", "edge_model"]
+    names = ["path", "path_b", "source_palette", "target_palette", "edge_model", "shard_cache"]
     names += [] if data.hole in configs.HOLES else ["hole"]
     names += [] if data.cache in ("off", "auto") else ["cache"]
-    whole: dict[str, Any] = {n: str(Path(getattr(data, n)).resolve()) for n in names if getattr(data, n)}
+    whole: dict[str, Any] = {n: whole_place(getattr(data, n)) for n in names if getattr(data, n)}
     training = replace(config.training, init_from=init_from and str(Path(init_from).resolve()))
     return replace(config, data=replace(data, **whole), training=training)
 

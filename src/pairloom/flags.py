@@ -26,12 +26,12 @@ from pairloom.config import (
 SOURCES = "A run directory, a generator.safetensors, a checkpoints/step-*.pt, or an exported .onnx."
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN-or-WEIGHTS", help=SOURCES)]
 Data = Annotated[
-    Path,
+    str,
     tyro.conf.Positional,
     tyro.conf.arg(
         metavar="DATA",
         help="Folder of side-by-side files, folder of two folders, manifest .csv; a folder of photos with "
-        "--data.derive.",
+        "--data.derive; shards: their folder, or an address such as s3://bucket/set.",
     ),
 ]
 Out = Annotated[Path, tyro.conf.arg(metavar="OUT")]
@@ -102,7 +102,7 @@ def parse_run(prog: str, argv: Sequence[str]) -> tuple[Config, Path]:
 
 
 def parse_data(command: str, argv: Sequence[str]) -> tuple[DataConfig, dict[str, Any]]:
-    """The data of `pairloom data COMMAND` (check, prepare, align), and the command's own arguments."""
+    """The data of `pairloom data COMMAND` (check, prepare, pack, align), and the command's own arguments."""
     _, flags = _base(argv)
 
     def check(
@@ -128,6 +128,29 @@ def parse_data(command: str, argv: Sequence[str]) -> tuple[DataConfig, dict[str,
         """Write pairs to disk: derived from photos, joined side by side, or split into two folders."""
         return _data_config(path, data), {"out": out, "layout": layout}
 
+    def pack(
+        path: Data,
+        out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+        /,
+        preset: Preset = "default",
+        config: File = None,
+        shard_mb: float = 256.0,
+        per_shard: int = 10_000,
+        data: DataFlags = flags,
+    ) -> tuple[DataConfig, dict[str, Any]]:
+        """Write a data set as tar shards with an index, for sets too large for a folder, and for clusters.
+
+        Args:
+            path: The data set.
+            out: A new folder; the same command again goes on.
+            preset: Where the data's fields come from.
+            config: More of them.
+            shard_mb: Megabytes of a shard, about.
+            per_shard: Pairs of a shard at most.
+            data: The data's fields.
+        """
+        return _data_config(path, data), {"out": out, "shard_mb": shard_mb, "per_shard": per_shard}
+
     def align(
         path: Data,
         /,
@@ -142,7 +165,12 @@ def parse_data(command: str, argv: Sequence[str]) -> tuple[DataConfig, dict[str,
         """Move the source of each pair onto its target; write the pairs that could be aligned."""
         return _data_config(path, data), {"out": out, "model": model, "most_px": most_px, "jobs": jobs}
 
-    parsers: dict[str, Callable[..., Any]] = {"check": check, "prepare": prepare, "align": align}
+    parsers: dict[str, Callable[..., Any]] = {
+        "check": check,
+        "prepare": prepare,
+        "pack": pack,
+        "align": align,
+    }
     result: tuple[DataConfig, dict[str, Any]] = _parse(parsers[command], f"pairloom data {command}", argv)
     return result
 
@@ -239,9 +267,9 @@ def _base(argv: Sequence[str], defaults: Mapping[str, Any] | None = None) -> tup
     return base, DataFlags(**{f.name: getattr(base.data, f.name) for f in fields(DataConfig)})
 
 
-def _data_config(path: Path, data: DataFlags) -> DataConfig:
+def _data_config(path: str, data: DataFlags) -> DataConfig:
     given = {f.name: getattr(data, f.name) for f in fields(DataConfig)}
-    return DataConfig(**given | {"path": str(path)})
+    return DataConfig(**given | {"path": path})
 
 
 def _length(training: TrainingConfig, argv: Sequence[str]) -> TrainingConfig:

@@ -33,6 +33,7 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from pairloom.content import Content, file_of, opened
 from pairloom.disk import reading, writing_whole
 from pairloom.pixels import (
     ORIENTATION,
@@ -78,7 +79,7 @@ def is_image_name(name: str) -> bool:
 
 
 def read_image(
-    path: str | Path,
+    path: str | Path | Content,
     *,
     alpha: Alpha = "auto",
     page_axis: PageAxis = "channels",
@@ -101,8 +102,8 @@ def read_image(
     Raises:
         ImageError: The file is missing, damaged, not an image, or holds what the table above does not list.
     """
-    path = Path(path)
-    if is_stack(path, part.axis) and (page_axis == "channels" or path.suffix.lower() not in FORMATS):
+    path = file_of(path)
+    if _is_stack(path, part.axis) and (page_axis == "channels" or path.suffix.lower() not in FORMATS):
         stack = open_stack(path, part)
         with reading(path):
             array = stack.read(part)
@@ -120,7 +121,7 @@ def _read_flat(path: Path, alpha: Alpha, page_axis: PageAxis, part: Part) -> Arr
         if found == "TIFF":
             array = read_tiff(path, alpha, page_axis)
         elif found == "NPY":
-            array = with_channel_axis(path, np.load(path, allow_pickle=False))
+            array = with_channel_axis(path, np.load(opened(path), allow_pickle=False))
         else:
             array = _read_pillow(path, found, alpha)
         array = in_allowed_dtype(path, array)
@@ -151,15 +152,16 @@ def image_shape(path: str | Path, part: Part = WHOLE) -> tuple[int, int]:
     return (width, height) if turn >= 5 else (height, width)
 
 
-def channel_names(path: Path, part: Part) -> tuple[str, ...]:
+def channel_names(path: Path | Content, part: Part) -> tuple[str, ...]:
     """Of the image that `read_image` gives, where its file names them; else empty."""
-    return open_stack(path, part).channel_names(part) if is_stack(path, part.axis) else ()
+    path = file_of(path)
+    return open_stack(path, part).channel_names(part) if _is_stack(path, part.axis) else ()
 
 
-def has_alpha(path: str | Path) -> bool:
+def has_alpha(path: str | Path | Content) -> bool:
     """Whether the file declares transparency, from its header alone."""
-    path = Path(path)
-    if is_stack(path):
+    path = file_of(path)
+    if _is_stack(path):
         return False
     found = format_of(path)
     with reading(path):
@@ -171,15 +173,15 @@ def has_alpha(path: str | Path) -> bool:
             return _declares_alpha(_open_pillow(file, found))
 
 
-def is_lossless(path: str | Path) -> bool:
+def is_lossless(path: str | Path | Content) -> bool:
     """Whether the container kept every value: PNG, NPY, lossless WebP, TIFF unless compressed like JPEG.
 
     Of scientific containers it is taken for granted.
 
     It says nothing of the file's past: a photograph saved as JPEG and then as PNG is in a lossless file.
     """
-    path = Path(path)
-    if is_stack(path) and path.suffix.lower() not in FORMATS:
+    path = file_of(path)
+    if _is_stack(path) and path.suffix.lower() not in FORMATS:
         return True
     found = format_of(path)
     with reading(path):
@@ -188,6 +190,11 @@ def is_lossless(path: str | Path) -> bool:
         if found == "WebP":
             return b"VP8L" in _webp_chunks(path)
     return found in ("PNG", "NPY")
+
+
+def _is_stack(path: Path, axis: str = "auto") -> bool:
+    """Files inside another are flat."""
+    return not isinstance(path, Content) and is_stack(path, axis)
 
 
 def _check_suffix(path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 import tifffile
 
+from pairloom.content import opened
 from pairloom.pixels import (
     ORIENTATION,
     Alpha,
@@ -34,7 +35,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 def read_tiff(path: Path, alpha: Alpha, page_axis: PageAxis) -> Array:
     """The values of a TIFF file; `formats.read_image` says what the arguments mean. Shapes: -> (H, W, C)."""
-    with tifffile.TiffFile(path) as tif:
+    with tifffile.TiffFile(opened(path)) as tif:
         pages, count = channel_pages(path, tif, page_axis)
         if len(pages) < count:
             values = tif.series[0].asarray().reshape(count, *pages[0].shape)
@@ -123,13 +124,13 @@ def tiff_size(path: Path) -> tuple[int, int, int]:
 
 def tiff_has_alpha(path: Path) -> bool:
     """Whether its first page declares an alpha channel."""
-    with tifffile.TiffFile(path) as tif:
+    with tifffile.TiffFile(opened(path)) as tif:
         return not _ALPHA.isdisjoint(tif.pages.first.extrasamples)
 
 
 def is_lossless_tiff(path: Path) -> bool:
     """Whether its compression keeps every value."""
-    with tifffile.TiffFile(path) as tif:
+    with tifffile.TiffFile(opened(path)) as tif:
         return int(tif.pages.first.compression) not in _TIFF_LOSSY
 
 

@@ -57,6 +57,14 @@ def prepare(argv: Sequence[str]) -> None:
     print(prepare_data(data, **how).words())
 
 
+def pack(argv: Sequence[str]) -> None:
+    """Write a data set as tar shards with an index, for sets too large for a folder, and for clusters."""
+    data, how = parse_data("pack", argv)
+    from pairloom.data.packing import pack as pack_data
+
+    print(pack_data(data, **how).words())
+
+
 def align(argv: Sequence[str]) -> None:
     """Move the source of each pair onto its target; write the pairs that could be aligned."""
     data, how = parse_data("align", argv)
@@ -99,5 +107,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "data check": check,
     "data download": download,
     "data prepare": prepare,
+    "data pack": pack,
     "data align": align,
 }

@@ -19,7 +19,7 @@ from pairloom.data.derive import derivation
 from pairloom.data.finding import find_pairs
 from pairloom.data.masks import percent
 from pairloom.data.measuring import alpha_notes, measure_losses, measure_specs
-from pairloom.data.pairs import SPLITS, DataError, PairSet
+from pairloom.data.pairs import SPLITS, DataError, PairSet, StoredPairs
 from pairloom.data.reading import Look, Read, Side, read_all
 from pairloom.data.slices import described as stacks_described
 from pairloom.images import ImageSpec
@@ -88,6 +88,8 @@ def check(data: DataConfig, *, look: Look | None = None) -> CheckReport:
         return CheckReport(problems=(str(error),))
     notes = _Notes()
     _note_layout(found, data, notes)
+    if isinstance(found.pairs, StoredPairs) and (faults := found.pairs.faults()):
+        return CheckReport((*notes.problems, *faults), tuple(notes.warnings), tuple(notes.facts))
     facts, warnings = stacks_described(found.pairs)
     notes.facts += facts
     notes.warnings += warnings

@@ -195,7 +195,7 @@ def read_photo(pair: Pair, target_spec: ImageSpec) -> tuple[Tensor, ...]:
     photo = as_tensor(array, spec, pair.target)
     if pair.hole is None:
         return (photo,)
-    hole = torch.from_numpy(holes.read_hole(pair.hole.path))[None].float()
+    hole = torch.from_numpy(holes.read_hole(pair.hole.file))[None].float()
     if hole.shape[1:] != photo.shape[1:]:
         raise DataError(
             f"{pair.hole} is {hole.shape[2]}x{hole.shape[1]} pixels and {pair.target} "

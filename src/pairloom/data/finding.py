@@ -31,6 +31,7 @@ from pairloom.data.listing import (
 from pairloom.data.mask_folder import with_masks
 from pairloom.data.pairs import SPLITS, DataError, ImageRef, Pair, PairSet
 from pairloom.data.photos import find_photos
+from pairloom.data.shards import are_shards, open_shards
 from pairloom.data.slices import cut_volumes, with_parts
 from pairloom.stacks.suffixes import stem_of
 
@@ -48,7 +49,8 @@ def find_pairs(data: DataConfig) -> PairSet:
     subfolders A and B, a folder with trainA and trainB, or else a folder of side-by-side files. Folders may
     hold train, val and test below them; without these, all pairs are training pairs. A folder `mask` beside
     them, with the same splits, says which pixels count. With `data.derive` the
-    folder holds single photos, at any depth. A split that does not
+    folder holds single photos, at any depth. A folder of shards, and an address, are opened as they were
+    packed. A split that does not
     exist is made from the training pairs where `val_fraction` or `test_fraction` asks for it; where these
     cannot be divided there is no validation, and a note says so.
 
@@ -57,6 +59,8 @@ def find_pairs(data: DataConfig) -> PairSet:
     """
     if not data.path:
         raise DataError("data.path is empty; give a folder of image pairs or a manifest .csv.")
+    if are_shards(data.path):
+        return open_shards(data)
     root = Path(data.path)
     if not root.exists():
         raise DataError(f"data.path: {root} does not exist.")

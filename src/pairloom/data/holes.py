@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pairloom import images
+from pairloom.content import Content
 from pairloom.pixels import WHITE
 
 Hole = NDArray[np.bool_]
@@ -62,7 +63,7 @@ def strokes(height: int, width: int, rng: np.random.Generator) -> Hole:
     return np.array(canvas, dtype=np.bool_)
 
 
-def read_hole(path: Path) -> Hole:
+def read_hole(path: Path | Content) -> Hole:
     """A mask file: what is brighter than half of white is missing.
 
     Raises:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from pairloom.config import DataConfig
 from pairloom.data.cache import Decoded
 from pairloom.data.masks import View
-from pairloom.data.pairs import DataError, Pair, PairSet, training_pairs
+from pairloom.data.pairs import DataError, Pair, PairSet, StoredPairs, training_pairs
 from pairloom.data.views import Transform, training_view
 from pairloom.images import ImageError, ImageSpec
 
@@ -165,15 +165,20 @@ class TrainingImages(Dataset[Item]):
         self.pairs, self.data, self.seed = pairs, data, seed
         self.transform, self.decoded = transform, decoded
         self.specs = source_spec, target_spec
-        self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._order: tuple[int, NDArray[np.int64] | Sequence[int]] | None = None
 
     def pair(self, j: int) -> Pair:
         """The pair that image j of the training shows."""
         epoch, position = divmod(j, len(self.pairs))
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, permutation(self.seed, epoch, len(self.pairs))
+            self._order = epoch, self._order_of(epoch)
         pair = self.pairs[int(self._order[1][position])]
         return pair if self.decoded is None else self.decoded.over(pair)
+
+    def _order_of(self, epoch: int) -> NDArray[np.int64] | Sequence[int]:
+        if isinstance(self.pairs, StoredPairs):
+            return self.pairs.order(self.seed, epoch)
+        return permutation(self.seed, epoch, len(self.pairs))
 
     def __getitem__(self, j: int) -> Item:
         rng = item_rng(self.seed, *divmod(j, len(self.pairs)))

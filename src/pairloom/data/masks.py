@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pairloom import images
 from pairloom.config import DataConfig
+from pairloom.content import Content
 from pairloom.data.pairs import DataError, ImageRef, Pair, evenly, pair_tensors
 from pairloom.images import ImageSpec
 from pairloom.pixels import Array
@@ -51,11 +52,12 @@ def read_mask(ref: ImageRef) -> Known:
         DataError: It was saved with loss, which leaves no zeros.
         ImageError: It cannot be read.
     """
-    if not images.is_lossless(ref.path):
+    file = ref.file
+    if not images.is_lossless(file):
         raise DataError(
             f"{ref}: is a mask saved with loss, in which 0 is no longer 0; save it as PNG, or as TIFF."
         )
-    array = images.read_image(ref.path, alpha="white", part=ref.part, nan="keep")
+    array = images.read_image(file, alpha="white", part=ref.part, nan="keep")
     return np.asarray((array != 0).any(axis=2) & images.valid_pixels(array))
 
 
@@ -142,9 +144,9 @@ class Counting:
         return str(self.ref)
 
     @property
-    def path(self) -> Path:
-        """Of the file."""
-        return self.ref.path
+    def file(self) -> Path | Content:
+        """What is opened."""
+        return self.ref.file
 
     def read(self, how: ImageSpec | DataConfig | None = None) -> Array:
         """File values; where not all pixels count, those that do in one row.
@@ -164,9 +166,27 @@ class Counting:
         return array if valid.all() else array[valid][None]
 
 
-def counting(pairs: Sequence[Pair], side: Literal["source", "target"]) -> list[Counting]:
-    """One side of each pair."""
-    return [Counting(getattr(pair, side), pair.mask) for pair in pairs]
+@dataclass(frozen=True, slots=True)
+class SideOf(Sequence[Counting]):
+    """One side of each of the pairs, made when it is asked for."""
+
+    pairs: Sequence[Pair]
+    side: Literal["source", "target"]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @overload
+    def __getitem__(self, i: int) -> Counting: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Counting]: ...
+    def __getitem__(self, i: int | slice) -> Counting | list[Counting]:
+        if isinstance(i, slice):
+            return [self._of(pair) for pair in self.pairs[i]]
+        return self._of(self.pairs[i])
+
+    def _of(self, pair: Pair) -> Counting:
+        return Counting(getattr(pair, self.side), pair.mask)
 
 
 def others_repeated(array: Array, valid: Known) -> Array:
@@ -191,9 +211,9 @@ def mask_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: Image
         ImageError: A file cannot be read.
     """
     floats = "float32" in (source_spec.dtype, target_spec.dtype)
-    if not floats and not any(pair.mask for pair in pairs):
-        return []
     some = evenly(pairs, NOTED_PAIRS)
+    if not floats and not any(pair.mask for pair in some):
+        return []
     share = sum(map(invalid_share, some)) / len(some)
     if not share:
         return []

@@ -12,8 +12,8 @@ import numpy as np
 from pairloom import images
 from pairloom.config import DataConfig
 from pairloom.data.derive import as_photo, derivation
-from pairloom.data.masks import Counting, counting, mask_notes
-from pairloom.data.pairs import DataError, ImageRef, Pair, PairSet, evenly, training_pairs
+from pairloom.data.masks import Counting, SideOf, mask_notes
+from pairloom.data.pairs import DataError, ImageRef, Pair, PairSet, StoredPairs, evenly, training_pairs
 from pairloom.images import ImageError, ImageSpec
 from pairloom.palette import MAX_CLASSES, distinct_colours
 from pairloom.pixels import WHITE, Array, described, keeps_alpha
@@ -47,10 +47,10 @@ def measure_specs(pairs: PairSet | Sequence[Pair], data: DataConfig) -> tuple[Im
     if derive is not None:
         photos = replace(data, target_kind="intensity")
         channels = 3 if derive.needs_colour else None
-        source, target = derive.specs(_measure(counting(train, "target"), photos, "target", channels))
+        source, target = derive.specs(_measure(SideOf(train, "target"), photos, "target", channels))
         return replace(source, slice_axis=data.slice_axis), target
-    source = _measure(counting(train, "source"), data, "source")
-    return source, _measure(counting(train, "target"), data, "target")
+    source = _measure(SideOf(train, "source"), data, "source")
+    return source, _measure(SideOf(train, "target"), data, "target")
 
 
 def _measure(
@@ -69,10 +69,11 @@ def _measure(
         if palette_path is not None:
             palette, names = images.read_palette(palette_path)
         elif kind == "labels":
-            colours = _colours(refs, data, at_most=MAX_CLASSES, lossless=False)
+            colours = colours_of(refs, data, at_most=MAX_CLASSES, lossless=False)
             if colours is None and (lossy := _first_lossy(refs)) is not None:
                 raise ImageError(
-                    f"The label maps are JPEG or another lossy format ({lossy.path.name}), whose compression "
+                    "The label maps are JPEG or another lossy format "
+                    f"({lossy.ref.path.name}), whose compression "
                     f"made more than {MAX_CLASSES} colours of them; with --data.{side}-palette FILE, "
                     "one class a line, each pixel snaps to the nearest; best are files that were never JPEG."
                 )
@@ -83,7 +84,7 @@ def _measure(
                 )
             palette = sorted(colours)
         elif kind == "auto" and scaling in ("auto", "full"):
-            colours = _colours(refs, data, at_most=AUTO_LABEL_COLOURS, lossless=True)
+            colours = colours_of(refs, data, at_most=AUTO_LABEL_COLOURS, lossless=True)
             palette = sorted(colours) if colours and len(colours) > 1 else ()
         spec = measure_spec(
             _alike([refs[i] for i in spread], data, channels),
@@ -97,7 +98,7 @@ def _measure(
     except ImageError as error:
         raise DataError(f"The {side} images (data.{side}_*): {error}") from error
     part = refs[0].ref.part
-    names_of_channels = images.channel_names(refs[0].path, part) if spec.kind != "labels" else ()
+    names_of_channels = images.channel_names(refs[0].file, part) if spec.kind != "labels" else ()
     spec = replace(
         spec,
         alpha="keep" if keeps_alpha(data.alpha, spec.dtype) else "white",
@@ -113,7 +114,7 @@ def _measure(
 
 
 def _first_lossy(refs: Sequence[Counting]) -> Counting | None:
-    return next((ref for ref in evenly(refs, NOTED_IMAGES) if not images.is_lossless(ref.path)), None)
+    return next((ref for ref in evenly(refs, NOTED_IMAGES) if not images.is_lossless(ref.file)), None)
 
 
 def _check_palette(path: str, refs: Sequence[Counting], spec: ImageSpec, side: str) -> None:
@@ -146,15 +147,15 @@ def measure_losses(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: I
     """
     losses = []
     for side, spec in _read_sides(pairs, source_spec, target_spec):
-        refs = counting(pairs, side)
+        refs = SideOf(pairs, side)
         if spec.kind == "labels":
             lost = _mean_of(images.palette_distance, refs, spec)
             sentence = f"The {side}'s pixels lie {lost:.4g} file values on average from their palette colour"
             much, hint = lost > 0.03 * WHITE[spec.dtype], f"is data.{side}_palette the right one?"
             if lost == 0 and (lossy := _first_lossy(refs)) is not None:  # the palette was measured on them
                 sentence = (
-                    f"The {side}'s label maps are JPEG or another lossy format ({lossy.path.name}), so that "
-                    f"some of their {len(spec.palette)} classes were probably made by compression"
+                    f"The {side}'s label maps are JPEG or another lossy format ({lossy.ref.path.name}), so "
+                    f"that some of their {len(spec.palette)} classes were probably made by compression"
                 )
                 losses.append(Loss(f"{sentence}; --data.{side}-palette FILE snaps to the nearest.", True))
         else:
@@ -170,7 +171,7 @@ def _read_sides(
     pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: ImageSpec
 ) -> list[tuple[Literal["source", "target"], ImageSpec]]:
     """The sides that are files: both, or of a single photo the one that it is the target."""
-    single = any(pair.source == pair.target for pair in pairs)
+    single = any(pair.source == pair.target for pair in evenly(pairs, NOTED_IMAGES))
     return [("target", target_spec)] if single else [("source", source_spec), ("target", target_spec)]
 
 
@@ -182,7 +183,7 @@ def alpha_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: Imag
     """
     notes = []
     for side, spec in _read_sides(pairs, source_spec, target_spec):
-        refs: list[ImageRef] = evenly([getattr(pair, side) for pair in pairs], NOTED_IMAGES)
+        refs: list[ImageRef] = [getattr(pair, side) for pair in evenly(pairs, NOTED_IMAGES)]
         flattened = sum(_is_flattened(ref, spec) for ref in refs)
         if flattened:
             notes.append(
@@ -193,7 +194,7 @@ def alpha_notes(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: Imag
 
 
 def _is_flattened(ref: ImageRef, spec: ImageSpec) -> bool:
-    if spec.alpha == "keep" or not images.has_alpha(ref.path):
+    if spec.alpha == "keep" or not images.has_alpha(ref.file):
         return False
     white, kept = ref.read(spec), ref.read(replace(spec, alpha="keep"))
     return not np.array_equal(white, kept[..., : white.shape[2]])
@@ -237,7 +238,7 @@ def _alike(refs: Sequence[Counting], data: DataConfig, channels: int | None) -> 
         found = ref, described(array.shape[2], array.dtype.name)
         first = first or found
         if found[1] != first[1]:
-            transparency = images.has_alpha(ref.path) != images.has_alpha(first[0].path)
+            transparency = images.has_alpha(ref.file) != images.has_alpha(first[0].file)
             hint = "; data.alpha=white takes their alpha channels away" if transparency else ""
             raise DataError(
                 f"{ref} has {found[1]}, but {first[0]} has {first[1]}; all images of one side must have the "
@@ -246,13 +247,17 @@ def _alike(refs: Sequence[Counting], data: DataConfig, channels: int | None) -> 
         yield array
 
 
-def _colours(
+def colours_of(
     refs: Sequence[Counting], data: DataConfig, *, at_most: int, lossless: bool
 ) -> set[tuple[int, ...]] | None:
     """All colours of the files; None when there are too many, or a file that must be lossless is not."""
+    if isinstance(refs, SideOf) and isinstance(refs.pairs, StoredPairs):
+        known = refs.pairs.colours(refs.side, data)
+        if known is not None:
+            return known.within(at_most=at_most, lossless=lossless)
     colours: set[tuple[int, ...]] = set()
     for ref in refs:
-        if lossless and not images.is_lossless(ref.path):
+        if lossless and not images.is_lossless(ref.file):
             return None
         array = ref.read(data)
         # Only the first pixel of each run is counted: label maps have few runs, and sorting is what costs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pairloom import images
 from pairloom.config import DataConfig
+from pairloom.content import Content
 from pairloom.images import ImageError, ImageSpec
 from pairloom.pixels import Array
 from pairloom.stacks.sizes import bytes_of
@@ -38,6 +40,11 @@ class ImageRef:
         if self.part.index is not None:
             return f"{self.path} (slice {self.part.index})"
         return str(self.path) if self.half is None else f"{self.path} ({self.half} half)"
+
+    @property
+    def file(self) -> Path | Content:
+        """What is opened: the path, or what lies there inside another file."""
+        return self.path
 
     def cut(self, array: Array) -> Array:
         """This side of the file's pixels, (H, W, C)."""
@@ -68,10 +75,10 @@ class ImageRef:
 
     def whole(self, how: ImageSpec | DataConfig | None) -> Array:
         """The pixels of the whole file, of which a half may be this side."""
-        return _read_file(self.path, how, self.part)
+        return _read_file(self.file, how, self.part)
 
 
-def _read_file(path: Path, how: ImageSpec | DataConfig | None, part: Part) -> Array:
+def _read_file(path: Path | Content, how: ImageSpec | DataConfig | None, part: Part) -> Array:
     if how is None:
         return images.read_image(path, part=part, nan="keep")
     pages = how.pages if isinstance(how, DataConfig) else how.page_axis
@@ -118,15 +125,58 @@ class PairSet:
     """All pairs of a data set, in natural order of their names, and what is to be said of them."""
 
     layout: Literal["side-by-side", "two folders", "manifest", "photos"]
-    pairs: tuple[Pair, ...]
+    pairs: Sequence[Pair]
     unpaired: tuple[str, ...]
     """A sentence for each file left out."""
     notes: tuple[str, ...] = ()
     """Sentences about the splits."""
 
-    def split(self, name: str) -> tuple[Pair, ...]:
+    def split(self, name: str) -> Sequence[Pair]:
         """The pairs of "train", "val" or "test"."""
+        if isinstance(self.pairs, StoredPairs):
+            return self.pairs.split(name)
         return tuple(pair for pair in self.pairs if pair.split == name)
+
+
+class StoredPairs(Sequence[Pair]):
+    """Pairs made when they are asked for, so that memory does not grow with their number."""
+
+    @abstractmethod
+    def split(self, name: str) -> StoredPairs:
+        """Those of "train", "val" or "test"."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """As the function `fingerprint`, without looking at each."""
+
+    @abstractmethod
+    def order(self, seed: int, epoch: int) -> Sequence[int]:
+        """The order of an epoch of training: a permutation, any element of which is found at once."""
+
+    @abstractmethod
+    def colours(self, side: Literal["source", "target"], data: DataConfig) -> Colours | None:
+        """All colours of a side as they are known beforehand; None: not known, look at the files."""
+
+    @abstractmethod
+    def faults(self) -> list[str]:
+        """A sentence for each file that holds pairs and is not as it was written; reads all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """The colours of all files of a side."""
+
+    all: frozenset[tuple[int, ...]] | None
+    """None: more than a label map may have."""
+    lossless: bool
+    """In lossless files?"""
+
+    def within(self, *, at_most: int, lossless: bool) -> set[tuple[int, ...]] | None:
+        """All of them; None when there are too many, or a file that must be lossless is not."""
+        if self.all is None or len(self.all) > at_most or (lossless and not self.lossless):
+            return None
+        return set(self.all)
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:
@@ -191,6 +241,8 @@ def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
     Raises:
         DataError: A file is no longer there.
     """
+    if isinstance(stored := pairs.pairs if isinstance(pairs, PairSet) else pairs, StoredPairs):
+        return stored.fingerprint
     digest = hashlib.sha256()
     sizes: dict[str, int] = {}  # the slices of a volume have one file
     for pair in pairs.pairs if isinstance(pairs, PairSet) else pairs:

@@ -8,7 +8,7 @@ import json
 import math
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from pairloom import images
 from pairloom.checkpoint import write_text_atomically
 from pairloom.config import DataConfig
 from pairloom.data import DataError, Pair, PairSet, View, evaluation_view, evenly, find_pairs, fingerprint
+from pairloom.data.addresses import whole
 from pairloom.evaluation.baselines import Baselines, Load, known_at_size
 from pairloom.evaluation.checkpoints import over_checkpoints
 from pairloom.evaluation.controls import PerImage
@@ -229,10 +230,10 @@ def _has_changed(translator: Translator, pair_set: PairSet) -> bool:
 
 
 def _same_place(a: str | Path, b: str | Path) -> bool:
-    return a == b if "" in (a, b) else Path(a).resolve() == Path(b).resolve()
+    return a == b if "" in (a, b) else whole(a) == whole(b)
 
 
-def pairs_of(pair_set: PairSet, split: str, *, own: bool) -> tuple[tuple[Pair, ...], bool]:
+def pairs_of(pair_set: PairSet, split: str, *, own: bool) -> tuple[Sequence[Pair], bool]:
     """The pairs of a split, and whether these are all: of other data that have no splits."""
     pairs = pair_set.split(split)
     unsplit = not own and not pairs and all(pair.split == "train" for pair in pair_set.pairs)
@@ -337,7 +338,7 @@ def _measure_row(
 def _settings(translator: Translator, data: DataConfig) -> dict[str, Any]:
     """What decides the figures, besides the split."""
     return {
-        "data": str(Path(data.path).resolve()),
+        "data": whole(data.path),
         "direction": data.direction,
         "resize": data.resize,
         "crop_size": data.crop_size,
