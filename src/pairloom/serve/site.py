@@ -113,7 +113,9 @@ def write_site(
             folder.replace(out)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ExportError(f"{out}: cannot be written ({reason}); check that its folder is writable.") from error
+        raise ExportError(
+            f"{out}: cannot be written ({reason}); check that its folder is writable."
+        ) from error
     return Site(out, _notes(made, found))
 
 
@@ -142,7 +144,9 @@ def _export(
     served: Served, path: str, work: Path, *, half: bool, tolerance: float | None, **choices: Any
 ) -> _Model:
     file = work / "model.onnx"
-    exported = export_model(path, file, format="onnx", half=half, dynamic=True, tolerance=tolerance, **choices)
+    exported = export_model(
+        path, file, format="onnx", half=half, dynamic=True, tolerance=tolerance, **choices
+    )
     generator = OnnxGenerator.load(file)
     model = _Model(served, file.read_bytes(), generator.written, tuple(c.words() for c in exported.checks))
     file.unlink()
@@ -216,7 +220,9 @@ def _notes(models: Sequence[_Model], runtime: WebRuntime) -> tuple[str, ...]:
                 "takes of a file; --half halves it, a quarter is had with half the base channels."
             )
     least = runtime.bytes_of(WASM) + min(len(model.onnx) for model in models)
-    said.append(f"A visitor loads {_megabytes(least)} for the first translation, before compression by the host.")
+    said.append(
+        f"A visitor loads {_megabytes(least)} for the first translation, before compression by the host."
+    )
     if runtime.webgpu:
         more = runtime.bytes_of(WEBGPU) - runtime.bytes_of(WASM)
         said.append(f"With WebGPU it is {_megabytes(more)} more.")

@@ -95,7 +95,9 @@ def find_runtime(folder: Path | None) -> WebRuntime:
     if folder is None:
         return _from_npm()
     if not folder.is_dir():
-        raise RuntimeFault(f"{folder}: there is no such folder; --runtime takes one with onnxruntime-web in it.")
+        raise RuntimeFault(
+            f"{folder}: there is no such folder; --runtime takes one with onnxruntime-web in it."
+        )
     found = next((folder / place for place in PLACES if (folder / place / WASM[0]).is_file()), folder)
     files = {name: (found / name).read_bytes() for name in (*WASM, *WEBGPU) if (found / name).is_file()}
     for place in (found, found.parent):
@@ -121,7 +123,9 @@ def _from_npm() -> WebRuntime:
                     if content is not None:
                         files[wanted[member.name]] = content.read()
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise RuntimeFault(f"{PACKAGE}: what npm fetched cannot be unpacked ({error}); try again.") from None
+            raise RuntimeFault(
+                f"{PACKAGE}: what npm fetched cannot be unpacked ({error}); try again."
+            ) from None
     return _checked(files, PACKAGE, f"npm, {PACKAGE}")
 
 
@@ -133,7 +137,9 @@ def _checked(files: dict[str, bytes], where: str, origin: str) -> WebRuntime:
         )
     for name in (WASM[2], WEBGPU[2]):
         if name in files and not files[name].startswith(WASM_MAGIC):
-            raise RuntimeFault(f"{where}: its {name} is no WebAssembly (cut off, or damaged); fetch it again.")
+            raise RuntimeFault(
+                f"{where}: its {name} is no WebAssembly (cut off, or damaged); fetch it again."
+            )
     if not set(WEBGPU) <= set(files):
         files = {name: content for name, content in files.items() if name not in WEBGPU}
     head = files[WASM[0]][:400].decode("utf-8", "replace")

@@ -58,10 +58,7 @@ export function toTensor(picture, { source: { spec }, palette }) {
   const value = spec.channels === 1 ? grey : eightBit;
   if (spec.kind === "intensity") return planes(spec.channels, n, (c, i) => scaled(deep(value(c, i), spec, c), spec, c));
   const photo = (c, i) => f(2 * f(value(c, i) / 255) - 1);
-  if (spec.kind === "luminance") {
-    if (spec.channels === 1) return planes(1, n, photo);
-    return planes(1, n, (_, i) => LUMINANCE.reduce((sum, share, c) => sum + f(share) * photo(c, i), 0));
-  }
+  if (spec.kind === "luminance") return planes(1, n, photo);
   const x = new Float32Array(n * spec.names.length);
   for (let i = 0; i < n; i++) {
     const lab = labOf([0, 1, 2].map((c) => (photo(spec.channels === 1 ? 0 : c, i) + 1) / 2));

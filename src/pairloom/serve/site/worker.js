@@ -20,8 +20,9 @@ async function usable(wanted) {
 }
 
 async function begin(wanted) {
-  const webgpu = await usable(wanted);
-  const ort = await import(`${RUNTIME}${webgpu ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs"}`);
+  const other = (await usable(wanted)) ? await import(`${RUNTIME}ort.webgpu.min.mjs`).catch(() => null) : null;
+  const webgpu = other !== null;
+  const ort = other ?? (await import(`${RUNTIME}ort.wasm.min.mjs`));
   const threads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
   ort.env.logLevel = "error";
   ort.env.wasm.wasmPaths = RUNTIME;
@@ -58,8 +59,7 @@ async function session(model) {
 }
 
 async function run(model, feeds) {
-  backend ??= begin(settings.backend);
-  backend = await backend;
+  backend ??= await begin(settings.backend);
   const once = async () => {
     const made = await session(model);
     const began = performance.now();
