@@ -1,7 +1,7 @@
 """The page without a server: what a visitor loads, and how long a translation takes in Chromium.
 
-Untrained U-Net-256 of each width, 256x256, z on: `pairloom export --format web`, served from this machine with and
-without the headers that give threads; medians of calls of the page's own engine, from pixels to pixels.
+Untrained U-Net-256 of each width, 256x256, z on: `pairloom export --format web`, served from this machine
+with and without the headers that give threads; medians of calls of the page's own engine, pixels to pixels.
 
     python benchmarks/web_page.py --widths 16 32 --rounds 15
 """
@@ -53,12 +53,12 @@ class Quiet(SimpleHTTPRequestHandler):
 
     extra: dict[str, str] = {}  # noqa: RUF012
 
-    def end_headers(self) -> None:
+    def end_headers(self) -> None:  # noqa: D102
         for name, value in self.extra.items():
             self.send_header(name, value)
         super().end_headers()
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_: object) -> None:  # noqa: D102
         pass
 
 
@@ -137,8 +137,8 @@ def main() -> None:
                 before = os.getloadavg()[0]
                 by, times = timed(browser, site, headers, given.rounds, given.side)
                 print(
-                    f"{width}: {by}: median {statistics.median(times):.0f} ms [{min(times):.0f}, {max(times):.0f}], "
-                    f"{len(times)} calls, load {before:.1f}",
+                    f"{width}: {by}: median {statistics.median(times):.0f} ms "
+                    f"[{min(times):.0f}, {max(times):.0f}], {len(times)} calls, load {before:.1f}",
                     flush=True,
                 )
         browser.close()

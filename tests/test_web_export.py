@@ -45,6 +45,7 @@ SIDE = 24
 WAIT_MS = 60_000
 FULL = {"low": (0.0,) * 3, "high": (255.0,) * 3}
 PHOTO = ImageSpec(channels=3, dtype="uint8", **FULL)
+RANGE = replace(PHOTO, scaling="range", low=(10.0, 0.0, 99.0), high=(200.0, 3.0, 99.0))
 GREY = ImageSpec(channels=1, dtype="uint8", low=(0.0,), high=(255.0,))
 COLOURS = ((0, 0, 130), (0, 70, 255), (255, 225, 0))
 LABELS = ImageSpec(
@@ -175,7 +176,8 @@ class Visit:
         found = self.page.evaluate(
             """(selector) => {
                 const canvas = document.querySelector(selector);
-                const pen = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', {willReadFrequently: true});
+                const copy = new OffscreenCanvas(canvas.width, canvas.height);
+                const pen = copy.getContext('2d', {willReadFrequently: true});
                 pen.drawImage(canvas, 0, 0);
                 const data = pen.getImageData(0, 0, canvas.width, canvas.height).data;
                 return {width: canvas.width, height: canvas.height, data: btoa(String.fromCharCode(...data))};
@@ -334,10 +336,13 @@ def test_a_newer_drawing_takes_the_place_of_those_that_wait(browser: Any, photos
         found = here.page.evaluate("""async () => {
             const engine = await import('./engine.js');
             const { models: [model] } = await engine.models();
-            const ask = (options, signal) => engine.translate(model, new ImageData(24, 24), options, signal)
-                .then(({ images }) => images.length, (error) => error instanceof engine.Dropped ? 'dropped' : error.message);
+            const words = (error) => error instanceof engine.Dropped ? 'dropped' : error.message;
+            const ask = (options, signal) =>
+                engine.translate(model, new ImageData(24, 24), options, signal)
+                    .then(({ images }) => images.length, words);
             const gone = new AbortController();
-            const all = [ask({}), ask({ samples: 4 }), ask({}, gone.signal), ask({}), ask({ samples: 3 }), ask({})];
+            const options = [{}, { samples: 4 }, { gone: true }, {}, { samples: 3 }, {}];
+            const all = options.map((o) => ask(o, o.gone ? gone.signal : undefined));
             gone.abort();
             return Promise.all(all);
         }""")
@@ -419,9 +424,14 @@ def scripts(browser: Any) -> Iterator[Any]:
 def test_the_noise_is_that_of_noise_py(scripts: Any) -> None:
     found = scripts.evaluate("""async () => {
         const noise = await import('./noise.js');
-        const keys = [[0, 0], [1, 0], [2147483647, 15], [4294967295, 3]].map(([seed, s]) => noise.key(seed, s));
-        return { keys, uniform: [...noise.uniform(keys[2], 7, 5, 3, 4)], normal: [...noise.normal(keys[1], 0, 1, 9, 8)],
-                 mask: [...noise.values({ kind: 'dropout', layer: 2, channels: 6, stride: 4, rate: 0.3 }, keys[3], 16, 12)] };
+        const keys = [[0, 0], [1, 0], [2147483647, 15], [4294967295, 3]].map((both) => noise.key(...both));
+        const entry = { kind: 'dropout', layer: 2, channels: 6, stride: 4, rate: 0.3 };
+        return {
+            keys,
+            uniform: [...noise.uniform(keys[2], 7, 5, 3, 4)],
+            normal: [...noise.normal(keys[1], 0, 1, 9, 8)],
+            mask: [...noise.values(entry, keys[3], 16, 12)],
+        };
     }""")
     keys = [noise.key(0), noise.key(1), noise.key(2147483647, 15), noise.key(4294967295, 3)]
     assert found["keys"] == keys
@@ -446,7 +456,10 @@ def test_rounding_reflection_and_cropping(scripts: Any) -> None:
     for size, wanted in (((1, 1), (4, 5)), ((3, 2), (8, 13)), ((5, 7), (5, 8)), ((4, 4), (2, 4))):
         x = torch.arange(2 * size[0] * size[1]).float().view(2, *size)
         found = scripts.evaluate(
-            "async ([x, ...sizes]) => [...(await import('./values.js')).reflected(Float32Array.from(x), ...sizes)]",
+            """async ([x, ...sizes]) => {
+                const values = await import('./values.js');
+                return [...values.reflected(Float32Array.from(x), ...sizes)];
+            }""",
             [x.flatten().tolist(), *size, *wanted],
         )
         assert found == reflect_to(x, *wanted).flatten().tolist()
@@ -475,7 +488,7 @@ def some_picture() -> np.ndarray:
 
 
 SOURCES = {
-    "rgb": PHOTO, "grey": GREY, "range": replace(PHOTO, scaling="range", low=(10.0, 0, 99), high=(200.0, 3, 99)),
+    "rgb": PHOTO, "grey": GREY, "range": RANGE,
     "uint16": DEEP, "float32": FLOATS, "one-hot": LABELS, "colours": replace(LABELS, one_hot=False),
     "classes": CLASSES, "luminance": LUMINANCE, "L": LIGHT,
     "grey L": replace(LIGHT, channels=1), "ab": AB,
@@ -501,7 +514,7 @@ def test_pictures_become_numbers_as_in_python(scripts: Any, name: str) -> None:
 
 
 TARGETS = {
-    "rgb": PHOTO, "range": replace(PHOTO, scaling="range", low=(10.0, 0, 99), high=(200.0, 3, 99)), "grey": GREY,
+    "rgb": PHOTO, "range": RANGE, "grey": GREY,
     "uint16": DEEP, "float32": FLOATS, "one-hot": LABELS, "colours": replace(LABELS, one_hot=False),
     "classes": CLASSES, "ab": AB, "luminance": LUMINANCE,
     "two": ImageSpec(channels=2, dtype="float32", low=(0.0, -5.0), high=(1.0, 5.0)),
@@ -524,7 +537,8 @@ def test_numbers_become_pictures_and_files_as_in_python(scripts: Any, name: str)
             const values = await import('./values.js');
             const whole = values.recombined(Float32Array.from(y), x, 17 * 19, spec);
             const own = values.outputSpec(spec);
-            return { rgba: [...values.picture(whole, 17 * 19, own, shown)], npy: [...values.npy(whole, 17, 19, own)] };
+            const rgba = values.picture(whole, 17 * 19, own, shown);
+            return { rgba: [...rgba], npy: [...values.npy(whole, 17, 19, own)] };
         }""",
         [y.flatten().tolist(), x.flatten().tolist(), spec.to_dict(), shown],
     )
@@ -637,7 +651,7 @@ def test_what_cannot_be_written_is_said_in_one_sentence(
 
 def test_the_package_of_npm_has_what_is_taken(runtime: Path) -> None:
     found = find_runtime(runtime)
-    assert found.webgpu and PACKAGE == f"onnxruntime-web@{found.version}"
+    assert found.webgpu and f"onnxruntime-web@{found.version}" == PACKAGE
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")

@@ -25,7 +25,8 @@ def pack(package: str, folder: Path, *, instead: str) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise NpmError(
-            f"npm, which fetches {package}, is not installed: install it (it comes with Node.js), or {instead}."
+            f"npm, which fetches {package}, is not installed: install it (it comes with Node.js), or "
+            f"{instead}."
         )
     packed = subprocess.run(
         [npm, "pack", package, "--silent"], cwd=folder, capture_output=True, text=True, check=False

@@ -65,9 +65,10 @@ def export(
 
     Args:
         runs: The run directory, or its weights.
-        out: The file; of junyanz a folder for latest_net_G.pth and the like, with train_opt.txt; of web a folder.
-        format_: onnx, pt2 (torch.export), safetensors (ours), junyanz (pytorch-CycleGAN-and-pix2pix), or web: a
-            page to draw on for any static host, where the visitor's browser runs the model.
+        out: The file; of junyanz a folder for latest_net_G.pth and the like, with train_opt.txt; of web the
+            page's folder.
+        format_: onnx, pt2 (torch.export), safetensors (ours), junyanz (pytorch-CycleGAN-and-pix2pix), or web:
+            a page to draw on for any static host, where the visitor's browser runs the model.
         checkpoint: The last step, or the best by validation.
         half: float16 inside.
         dynamic: Of onnx and pt2: any batch and size instead of one image of the training crop's size.

@@ -134,8 +134,8 @@ def _load(name: str, path: str, choices: dict[str, Any]) -> Served:
     palette = palette_for(translator.source_spec, translator.config, examples)
     if palette.manner == "none":
         raise ExportError(
-            f"{path}: its sources have {translator.source_spec.channels} channels, and the page can draw only "
-            "those of 1 or 3, or label maps; export it as onnx."
+            f"{path}: its sources have {translator.source_spec.channels} channels, and the page can draw "
+            "only those of 1 or 3, or label maps; export it as onnx."
         )
     return Served(name, translator, None, palette, examples)
 
@@ -216,8 +216,8 @@ def _notes(models: Sequence[_Model], runtime: WebRuntime) -> tuple[str, ...]:
         said += [f"{name}: checked on {words}." for words in model.said]
         if size > LARGE_MB * 1e6:
             said.append(
-                f"Warning: {name} is {_megabytes(size)}, long to load, and more than the {LARGE_MB} MB that GitHub "
-                "takes of a file; --half halves it, a quarter is had with half the base channels."
+                f"Warning: {name} is {_megabytes(size)}, long to load, and more than the {LARGE_MB} MB that "
+                "GitHub takes of a file; --half halves it, a quarter is had with half the base channels."
             )
     least = runtime.bytes_of(WASM) + min(len(model.onnx) for model in models)
     said.append(
@@ -234,23 +234,24 @@ def _notes(models: Sequence[_Model], runtime: WebRuntime) -> tuple[str, ...]:
 
 def _readme(models: Sequence[_Model], runtime: WebRuntime) -> str:
     names = ", ".join(model.served.name for model in models)
-    return f"""A page to draw on, made by pairloom (models: {names}). It needs no server of its own: the models run in the
-visitor's browser, and nothing that is drawn leaves it.
+    return f"""A page to draw on, made by pairloom (models: {names}).
+It needs no server of its own: the models run in the visitor's browser, and nothing that is drawn leaves it.
 
-To look at it here:    python3 -m http.server 8000 --bind 127.0.0.1     and open http://127.0.0.1:8000/
-(A browser does not run it from the disk, file://.)
+To look at it here, in this folder:    python3 -m http.server 8000 --bind 127.0.0.1
+and open http://127.0.0.1:8000/ (a browser does not run it from the disk, file://).
 
-To put it on the web: copy this whole folder to any static host, at the top or in a folder of any name. For GitHub
-Pages commit it to the branch that is published; no build is needed.
+To put it on the web: copy this whole folder to any static host, at the top or in a folder of any name. For
+GitHub Pages commit it to the branch that is published; no build is needed.
 
 Threads: browsers give them only to pages with these two headers, without which one thread is used:
     Cross-Origin-Opener-Policy: same-origin
     Cross-Origin-Embedder-Policy: require-corp
-Netlify and Cloudflare Pages read them from the file _headers; GitHub Pages cannot send any. Cloudflare Pages takes no
-file over 25 MiB: remove runtime/ort-wasm-simd-threaded.asyncify.wasm there, and set "webgpu" in models.json to false.
-Let the host compress .wasm and .mjs files if it can: a quarter of the bytes is left.
+Netlify and Cloudflare Pages read them from the file _headers; GitHub Pages cannot send any. Cloudflare Pages
+takes no file over 25 MiB: remove runtime/{WEBGPU[2]} there, and set "webgpu" in
+models.json to false. Let the host compress .wasm and .mjs files if it can: a quarter of the bytes is left.
 
-WebGPU is used where the browser has it; ?backend=wasm behind the address does without, ?backend=webgpu insists.
+WebGPU is used where the browser has it; ?backend=wasm behind the address does without.
 
-runtime/ is onnxruntime-web {runtime.version} (MIT, runtime/LICENSE); runtime.json says where it came from, and its checksums.
+runtime/ is onnxruntime-web {runtime.version} (MIT, see runtime/LICENSE); runtime.json says where it is from,
+and its checksums.
 """
