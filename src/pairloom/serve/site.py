@@ -20,10 +20,10 @@ from pairloom.serve import answers
 from pairloom.serve.colours import palette_for
 from pairloom.serve.examples import find_examples
 from pairloom.serve.models import Served, name_and_path
-from pairloom.serve.server import PAGES
 from pairloom.serve.web_runtime import WASM, WEBGPU, WebRuntime, find_runtime
 from pairloom.translator import Translator
 
+PAGES = Path(__file__).parent / "pages"
 SITE = Path(__file__).parent / "site"
 """What stands in the place of the page's own engine, and its worker."""
 MAX_SIDE = 1024
@@ -219,7 +219,7 @@ def _notes(models: Sequence[_Model], runtime: WebRuntime) -> tuple[str, ...]:
                 f"Warning: {name} is {_megabytes(size)}, long to load, and more than the {LARGE_MB} MB that "
                 "GitHub takes of a file; --half halves it, a quarter is had with half the base channels."
             )
-    least = runtime.bytes_of(WASM) + min(len(model.onnx) for model in models)
+    least = runtime.bytes_of(WASM) + len(models[0].onnx)
     said.append(
         f"A visitor loads {_megabytes(least)} for the first translation, before compression by the host."
     )
