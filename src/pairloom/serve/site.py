@@ -110,6 +110,8 @@ def write_site(
             folder = Path(work) / "site"  # with the usual permissions, which the temporary one has not
             folder.mkdir()
             _write(folder, made, found)
+            if out.exists():
+                out.rmdir()  # empty; not every system puts a folder in the place of another
             folder.replace(out)
     except OSError as error:
         reason = error.strerror or str(error)
