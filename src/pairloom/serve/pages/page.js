@@ -376,6 +376,7 @@ function connect() {
       say("The image is on the canvas.");
     },
     failed: fault,
+    elsewhere: engine.takesFiles ? " TIFF and NPY can be sent to the API instead." : "",
   });
   camera({
     open: byId("camera"), dialog: byId("camera-dialog"), video: byId("video"), still: byId("still"), live: byId("live"),
@@ -385,6 +386,7 @@ function connect() {
 
 async function main() {
   theme(byId("theme"));
+  engine.onLoading(fault);
   try {
     ({ models: known, limits } = await engine.models());
   } catch (error) {

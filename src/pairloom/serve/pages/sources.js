@@ -1,12 +1,12 @@
 /** Images from outside: dropped, pasted, opened, or taken with the camera; placed on the canvas. */
 
 /** Called with a picture that somebody gave: ImageBitmap. */
-export function receive({ page, frame, file, choose, got, failed }) {
+export function receive({ page, frame, file, choose, got, failed, elsewhere }) {
   async function take(blob) {
     try {
       got(await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" }));
     } catch {
-      failed("This is not an image that the browser can read. TIFF and NPY can be sent to the API instead.");
+      failed(`This is not an image that the browser can read.${elsewhere}`);
     }
   }
 
