@@ -46,9 +46,7 @@ def test_shares_together_are_one_run(tmp_path, count):
     list(translate_files(translator, [sources], tmp_path / "one", seed=3, samples=2))
     taken = [
         list(
-            translate_files(
-                translator, [sources], tmp_path / "many", seed=3, samples=2, shard=f"{i}/{count}"
-            )
+            translate_files(translator, [sources], tmp_path / "many", seed=3, samples=2, shard=f"{i}/{count}")
         )
         for i in range(1, count + 1)
     ]
@@ -273,9 +271,7 @@ def test_translating_a_png_loads_nothing_heavy(tiny_run, tmp_path):
         *("zarr", "nibabel", "pydicom", "rasterio", "starlette", "pairloom.fit", "pairloom.data"),
     )
     source = save_picture(tmp_path / "x.png")
-    code = (
-        "import json, sys\nfrom pairloom.cli import main\nmain(sys.argv[1:])\nprint(json.dumps(list(sys.modules)))"
-    )
+    code = "import json, sys\nfrom pairloom.cli import main\nmain(sys.argv[1:])\nprint(json.dumps(list(sys.modules)))"
     command = [sys.executable, "-c", code, "translate", tiny_run, source, "--out", tmp_path / "out"]
     done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
     loaded = set(json.loads(done.stdout.splitlines()[-1]))

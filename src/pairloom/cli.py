@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pairloom import configfile, presets
-from pairloom.commands import data, serve, study, weights
+from pairloom.commands import bench, data, serve, study, weights
 from pairloom.config import DataConfig
 from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run, parse_study
 
@@ -330,6 +330,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     **weights.COMMANDS,
     **serve.COMMANDS,
     **study.COMMANDS,
+    **bench.COMMANDS,
 }
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 """First words of the commands of two."""

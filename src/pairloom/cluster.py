@@ -163,7 +163,9 @@ def _join(ray: Any) -> bool:
 
 def _there(path: str | Path) -> str:
     """What another working directory finds, too."""
-    return str(path) if str(path).startswith("hf://") or str(path).startswith("hf:/") else os.path.abspath(path)
+    return (
+        str(path) if str(path).startswith("hf://") or str(path).startswith("hf:/") else os.path.abspath(path)
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from pairloom import config as configs
 from pairloom import bulk, containers, images, large, volumes
+from pairloom import config as configs
 from pairloom.bulk import Found
 from pairloom.images import Array, ImageError
 from pairloom.memory import surely_fits, whole_image_bytes
