@@ -16,7 +16,7 @@ import torch
 
 from conftest import cli
 from pairloom import bulk, images
-from pairloom.files import find_images, translate_files
+from pairloom.files import translate_files
 from pairloom.images import ImageError
 from pairloom.memory import activation_bytes_per_pixel, surely_fits, whole_image_bytes
 from pairloom.networks import build_generator
@@ -111,25 +111,35 @@ def test_a_share_that_is_none_is_refused(tmp_path, part):
         list(translate_files(model(), [source], tmp_path / "out", shard=part))
 
 
-def test_volumes_and_tiles_are_shared_and_skipped_too(tmp_path):
+def test_volumes_are_shared_and_skipped_too(tmp_path):
     translator = model(spec(1, "uint16", slice_axis="0"), spec(1, "uint16"))
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
-    np.savez(folder / "volume.npz", image=np.stack([picture((16, 16), 1, "uint16")[..., 0]] * 3))
+    for i in range(2):
+        planes = [picture((16, 16), 1, "uint16", seed=10 * i + s)[..., 0] for s in range(3)]
+        np.savez(folder / f"{i}.npz", image=np.stack(planes))
+    list(translate_files(translator, [folder], tmp_path / "one"))
+    for part in ("1/2", "2/2"):
+        assert len(list(translate_files(translator, [folder], out, shard=part))) == 1
+        assert list(translate_files(translator, [folder], out, shard=part)) == []
+    for name in ("0.npz", "1.npz"):
+        with np.load(out / name) as made, np.load(tmp_path / "one" / name) as expected:
+            assert made.files == expected.files
+            assert all(np.array_equal(made[key], expected[key]) for key in expected.files)
+
+
+def test_tiles_are_shared_and_skipped_too(tmp_path):
+    translator = model(spec(1, "uint16"), spec(1, "uint16"))
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
     images.write_image(folder / "large.tif", picture((600, 500), 1, "uint16"))
     images.write_image(folder / "small.png", picture((16, 16), 1, "uint16"))
-    memory = whole_image_bytes(translator, 600, 500) - 1
-    options: dict[str, Any] = {"memory_bytes": memory}
+    options: dict[str, Any] = {"memory_bytes": whole_image_bytes(translator, 600, 500) - 1}
     list(translate_files(translator, [folder], tmp_path / "one", **options))
-    for part in ("1/2", "2/2"):
-        assert list(translate_files(translator, [folder], out, shard=part, **options))
+    for part, name in (("1/2", "large.tif"), ("2/2", "small.png")):
+        assert list(translate_files(translator, [folder], out, shard=part, **options)) == [out / name]
         assert list(translate_files(translator, [folder], out, shard=part, **options)) == []
-    found = find_images([out])
-    assert [name.name for _, name in found] == ["large.tif", "small.png", "volume.npz"]
-    for file, name in found[:2]:
-        assert np.array_equal(images.read_image(file), images.read_image(tmp_path / "one" / name))
-    with np.load(found[2][0]) as made, np.load(tmp_path / "one/volume.npz") as expected:
-        assert all(np.array_equal(made[key], expected[key]) for key in expected.files)
+        assert np.array_equal(images.read_image(out / name), images.read_image(tmp_path / "one" / name))
 
 
 def test_the_command_takes_a_share_and_counts_it(tiny_run, tmp_path, capsys):
@@ -188,9 +198,13 @@ def test_what_was_made_is_written_though_the_rest_failed(tmp_path):
         (tmp_path / "x").write_bytes(b"whole")
         return tmp_path / "x"
 
-    with pytest.raises(RuntimeError), Overlap(Busy()) as overlap:
-        overlap.write(write)
-        raise RuntimeError
+    def fail() -> None:
+        with Overlap(Busy()) as overlap:
+            overlap.write(write)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert (tmp_path / "x").read_bytes() == b"whole"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("reading", "writing"))]
 
@@ -268,10 +282,10 @@ def test_translating_a_png_loads_nothing_heavy(tiny_run, tmp_path):
     heavy = (
         *("torch._dynamo", "torch._inductor", "sympy", "torch.distributed.fsdp", "skimage", "scipy"),
         *("matplotlib", "torchmetrics", "jinja2", "ray", "pandas", "onnx", "onnxruntime", "openvino"),
-        *("zarr", "nibabel", "pydicom", "rasterio", "starlette", "pairloom.fit", "pairloom.data"),
+        *("zarr", "nibabel", "pydicom", "rasterio", "starlette", "pairloom.fit"),
     )
     source = save_picture(tmp_path / "x.png")
-    code = "import json, sys\nfrom pairloom.cli import main\nmain(sys.argv[1:])\nprint(json.dumps(list(sys.modules)))"
+    code = "import json, sys; from pairloom.cli import main; main(sys.argv[1:]); print(json.dumps([*sys.modules]))"
     command = [sys.executable, "-c", code, "translate", tiny_run, source, "--out", tmp_path / "out"]
     done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
     loaded = set(json.loads(done.stdout.splitlines()[-1]))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -63,13 +63,19 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> Times:
-    """The times of each, measured A B A B ..., so that what disturbs the machine disturbs all."""
+def in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int, *, most_seconds: float = math.inf) -> Times:
+    """The times of each, measured A B A B ..., so that what disturbs the machine disturbs all.
+
+    The first round warms up. After `most_seconds` no further one begins, but one is always measured.
+    """
     times: Times = {name: [] for name in runs}
-    for i in range(warm_up + rounds):
+    started = time.perf_counter()
+    for i in range(rounds + 1):
+        if i > 1 and time.perf_counter() - started > most_seconds:
+            break
         for name, run in runs.items():
             taken = seconds(run)
-            if i >= warm_up:
+            if i:
                 times[name].append(taken)
     return times
 
@@ -92,7 +98,7 @@ def cpu() -> tuple[str, str]:
     return next(names, platform.processor()), ", ".join(features) or "no bf16"
 
 
-def config_for(size: int, batch: int, precision: str, width: int = 64) -> Config:
+def config_for(size: int, batch: int, precision: Literal["fp32", "bf16"], width: int = 64) -> Config:
     """The paper's networks at this crop."""
     config = presets.paper()
     return replace(
@@ -198,7 +204,7 @@ def bench(
     """
     chosen = pick_device(device)
     load = [_load()]
-    precision = "bf16" if has_bf16(chosen) else "fp32"
+    precision: Literal["fp32", "bf16"] = "bf16" if has_bf16(chosen) else "fp32"
     rows: dict[str, dict[str, float]] = {}
     step_seconds: dict[int, float] = {}
     rounds = 3 if quick else 9
@@ -207,11 +213,10 @@ def bench(
         loops = Loops(config_for(size, batch, precision, width), size, batch, chosen)
         names = {"plain": f"training step, batch {batch}, plain fp32 loop"}
         names["ours"] = f"training step, batch {batch}, pairloom ({precision})"
-        rows |= _rows(
-            in_turn({names["plain"]: loops.plain(), names["ours"]: loops.pairloom()}, rounds), batch
-        )
+        runs = {names["plain"]: loops.plain(), names["ours"]: loops.pairloom()}
+        rows |= _rows(in_turn(runs, rounds, most_seconds=20 if quick else math.inf), batch)
         step_seconds[batch] = rows[names["ours"]]["seconds"]
-        del loops
+        del loops, runs
     say("inference")
     rows |= _inference(chosen, size, width, rounds, exported=not quick)
     say("reading")
@@ -282,8 +287,8 @@ def words(result: Mapping[str, Any]) -> str:
     load, cores = result["load_average_1_min"], result["cores"] or 1
     if None not in load and load[0] > cores / 4:
         lines.append(
-            f"The machine was busy with other work (load {load[0]:.1f} on {cores} cores before the start): alone "
-            "it is faster than this."
+            f"The machine was busy with other work (load {load[0]:.1f} on {cores} cores before the start): "
+            "alone it is faster than this."
         )
     return "\n".join(lines)
 
@@ -339,7 +344,7 @@ def _inference(
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         if exported and device.type == "cpu" and all(map(importlib.util.find_spec, needed)):
             runs["inference, batch 1, onnxruntime"] = _onnxruntime(model, Path(folder), x)
-        return _rows(in_turn(runs, 3 * rounds), 1)
+        return _rows(in_turn(runs, 3 * rounds, most_seconds=math.inf if exported else 8), 1)
 
 
 def _onnxruntime(model: Translator, folder: Path, x: Tensor) -> Callable[[], Any]:
@@ -359,9 +364,7 @@ def _reading(size: int, rounds: int, count: int = 8) -> dict[str, dict[str, floa
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "train").mkdir()
         for i in range(count):
-            coarse = Image.fromarray(
-                rng.integers(0, 256, (max(size // 8, 1), max(size // 4, 2), 3), np.uint8)
-            )
+            coarse = Image.fromarray(rng.integers(0, 256, (size // 8, size // 4, 3), np.uint8))
             coarse.resize((2 * size, size)).save(Path(folder) / f"train/{i}.jpg", quality=90)
         data = replace(config.data, path=folder, source_kind="intensity", target_kind="intensity")
         pairs = find_pairs(data).split("train")

@@ -101,7 +101,7 @@ def translate(
     if launcher == "ray":
         from pairloom.cluster import translate_on_ray
 
-        how = {"seed": seed, "samples": samples, "batch_size": batch_size, "scale": scale}
+        how: dict[str, object] = {"seed": seed, "samples": samples, "batch_size": batch_size, "scale": scale}
         how |= {"memory_bytes": int(memory * 2**30), "statistics": statistics}
         done = translate_on_ray(model, found, out, shard=shard, actors=actors, loading=loading, how=how)
         print(f"{done} image{'s' * (done != 1)} translated into {out}")

@@ -22,7 +22,7 @@ from pairloom.images import ImageError
 THREADS = 4
 """Cores for each actor, where there are no GPUs."""
 BATCH = 16
-"""Files that an actor is handed at a time, at most: what is done again, if only to be skipped, when it dies."""
+"""Files that an actor is handed at a time, at most; of those of a dead one, the finished are skipped."""
 
 
 class ClusterError(ValueError):

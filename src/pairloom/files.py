@@ -183,8 +183,8 @@ def translate_found(
 ) -> Iterator[Path]:
     """`translate_files` for what `find_images` found; the arguments are the same, but for `skip_finished`.
 
-    With it, files of which all results are there are left alone: a result gets its name when it is whole. What
-    killed processes left half-written of the others is deleted.
+    With it, files of which all results are there are left alone: a result gets its name when it is whole.
+    What killed processes left half-written of the others is deleted.
     """
     out = Path(out)
     work = [
