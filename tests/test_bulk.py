@@ -285,7 +285,8 @@ def test_translating_a_png_loads_nothing_heavy(tiny_run, tmp_path):
         *("zarr", "nibabel", "pydicom", "rasterio", "starlette", "pairloom.fit"),
     )
     source = save_picture(tmp_path / "x.png")
-    code = "import json, sys; from pairloom.cli import main; main(sys.argv[1:]); print(json.dumps([*sys.modules]))"
+    code = "import json, sys; from pairloom.cli import main; main(sys.argv[1:])"
+    code += "; print(json.dumps([*sys.modules]))"
     command = [sys.executable, "-c", code, "translate", tiny_run, source, "--out", tmp_path / "out"]
     done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
