@@ -31,13 +31,13 @@ import torch
 from torch import Tensor
 
 from pairloom import presets
+from pairloom.bench import cpu, seconds
 from pairloom.checkpoint import save_weights
 from pairloom.devices import peak_memory_mb
 from pairloom.export import export_model
 from pairloom.images import ImageSpec
 from pairloom.networks import build_generator
 from pairloom.translator import Semantics, Translator
-from train_step import cpu, seconds
 
 BACKENDS = {
     "torch fp32": "generator.safetensors",

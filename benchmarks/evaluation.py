@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 
 from pairloom import presets
+from pairloom.bench import cpu
 from pairloom.data import find_pairs, load_pair, measure_specs
 from pairloom.data.sample import write_sample_set
 from pairloom.evaluation.evaluate import evaluate
 from pairloom.networks import build_generator
 from pairloom.translator import Translator
-from train_step import cpu
 
 
 def translator_for(path: Path, size: int) -> Translator:

@@ -32,13 +32,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pairloom.bench import cpu
 from pairloom.checkpoint import save_weights
 from pairloom.config import Config, DataConfig, DiscriminatorConfig, GeneratorConfig
 from pairloom.data.sample import draw_labels, draw_layout
 from pairloom.images import ImageSpec
 from pairloom.networks import build_discriminator, build_generator
 from pairloom.translator import Translator
-from train_step import cpu
 
 CASES = {
     "png": ("picture=1", "image/png"),

@@ -32,9 +32,9 @@ from urllib.request import urlopen
 import numpy as np
 from PIL import Image
 
+from pairloom.bench import cpu
 from pairloom.study.making import new_study
 from pairloom.study.simulate import Visitor, count_missing
-from train_step import cpu
 
 SIZE = 256
 ALGORITHMS = ("L1", "L1+cGAN")

@@ -13,75 +13,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Adam
 
-from pairloom import presets
+from pairloom.bench import Loops, config_for, cpu, matrix_peak, seconds
 from pairloom.config import Config, height_width
 from pairloom.data import View, find_pairs, measure_specs, training_batches
 from pairloom.data.sample import write_sample_set
 from pairloom.describe import step_flops
 from pairloom.devices import has_bf16, peak_memory_mb
 from pairloom.training import TrainState, train_step
-
-
-def plain_step(G: nn.Module, D: nn.Module, opt_g: Adam, opt_d: Adam, x: Tensor, y: Tensor) -> None:
-    """The loop everybody writes first: fp32, contiguous, unfused Adam."""
-    bce = nn.BCEWithLogitsLoss()
-    y_hat = G(x)
-    D.requires_grad_(True)
-    real, fake = D(x, y), D(x, y_hat.detach())
-    loss_d = (bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake))) / 2
-    opt_d.zero_grad()
-    loss_d.backward()
-    opt_d.step()
-    D.requires_grad_(False)
-    judged = D(x, y_hat)
-    loss_g = bce(judged, torch.ones_like(judged)) + 100 * (y_hat - y).abs().mean()
-    opt_g.zero_grad()
-    loss_g.backward()
-    opt_g.step()
-
-
-def config_for(size: int, batch: int, precision: str) -> Config:
-    """The paper's networks at this crop."""
-    config = presets.paper()
-    return replace(
-        config,
-        data=replace(config.data, crop_size=size, load_size=size * 286 // 256),
-        generator=replace(
-            config.generator, source_channels=3, target_channels=3, num_downs=min(8, size.bit_length() - 1)
-        ),
-        training=replace(config.training, batch_size=batch, precision=precision),
-    )
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def matrix_peak(dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product, the best of five."""
-    n = 2048
-    a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
-    return 2 * n**3 / min(seconds(lambda: a @ b) for _ in range(5))
 
 
 def wait_share(config: Config, state: TrainState, steps: int = 12) -> tuple[float, float]:
@@ -119,36 +71,6 @@ def wait_share(config: Config, state: TrainState, steps: int = 12) -> tuple[floa
                     waited += fetched - started
                     total += time.perf_counter() - started
     return waited / total, alone
-
-
-class Loops:
-    """Both loops on the same noise."""
-
-    def __init__(self, config: Config, size: int, batch: int) -> None:
-        cpu = torch.device("cpu")
-        x, y = torch.rand(batch, 3, size, size) * 2 - 1, torch.rand(batch, 3, size, size) * 2 - 1
-        self.noise = x, y
-        self.noise_last = tuple(t.contiguous(memory_format=torch.channels_last) for t in (x, y))
-        self.config, self.cpu = config, cpu
-        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=config.training.precision == "bf16")
-
-    def pairloom(self) -> Callable[[], Any]:
-        """Our step."""
-        self.state = TrainState.create(self.config, self.cpu)
-        x, y = self.noise_last
-        return lambda: train_step(self.state, x, y, self.config.objective, self.autocast)
-
-    def plain(self) -> Callable[[], Any]:
-        """The plain loop's step, on the same networks in the usual layout."""
-        state = TrainState.create(self.config, self.cpu)
-        assert state.discriminator is not None
-        G, D = (
-            net.to(memory_format=torch.contiguous_format) for net in (state.generator, state.discriminator)
-        )
-        opt_g, opt_d = (
-            Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=False, foreach=False) for net in (G, D)
-        )
-        return lambda: plain_step(G, D, opt_g, opt_d, *self.noise)
 
 
 def memory_of(which: str, size: int, batch: int) -> float:
@@ -216,17 +138,6 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     machine = re.sub(r"\W+", "-", name.lower()).strip("-")
     (folder / f"train_step_{size}_{batch}.{machine}.json").write_text(text + "\n", encoding="utf-8")
-
-
-def cpu() -> tuple[str, str]:
-    """The processor's name, and what it can do with bf16."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor(), "unknown"
-    names = (line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
-    features = [f for f in ("avx512_bf16", "amx_bf16") if f in text]
-    return next(names, platform.processor()), ", ".join(features) or "no bf16"
 
 
 if __name__ == "__main__":

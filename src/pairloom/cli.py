@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pairloom import configfile, presets
-from pairloom.commands import data, serve, study, weights
+from pairloom.commands import bench, data, serve, study, weights
 from pairloom.config import DataConfig
 from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run, parse_study
 
@@ -61,6 +61,9 @@ def translate(
     scale: Literal["native", "training"] = "native",
     memory: float = 2.0,
     statistics: Literal["auto", "exact", "sample"] = "auto",
+    shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
+    launcher: Literal["local", "ray"] = "local",
+    actors: int = 0,
     norm_stats: Literal["image", "running", "batch"] | None = None,
     dropout: bool | None = None,
     device: str = "auto",
@@ -78,6 +81,9 @@ def translate(
         scale: native: at the images' own pixels; training: resized as the training pairs were, and back.
         memory: GiB above the model; larger images go by tiles, and the same command continues them.
         statistics: Of images by tiles, for norms of their own statistics: exact, or from a sample of tiles.
+        shard: Only the I-th of N shares of the files, and of these what is not there yet: for a job array.
+        launcher: ray: on the machines of a Ray cluster; what is there already is skipped.
+        actors: Of ray: processes that hold the model; 0: one for each GPU, else for every four cores.
         norm_stats: Instead of what the weights say: whose statistics batch norm uses.
         dropout: Instead of what the weights say: is the noise on?
         device: auto, cpu, cuda, cuda:1, mps; of an .onnx file also openvino, openvino:bf16.
@@ -91,6 +97,15 @@ def translate(
     if not inputs:
         raise ValueError("translate: give image files or folders after the model.")
     found = find_images(inputs, besides=out)
+    loading = {"checkpoint": checkpoint, "device": device, "norm_stats": norm_stats, "dropout": dropout}
+    if launcher == "ray":
+        from pairloom.cluster import translate_on_ray
+
+        how: dict[str, object] = {"seed": seed, "samples": samples, "batch_size": batch_size, "scale": scale}
+        how |= {"memory_bytes": int(memory * 2**30), "statistics": statistics}
+        done = translate_on_ray(model, found, out, shard=shard, actors=actors, loading=loading, how=how)
+        print(f"{done} image{'s' * (done != 1)} translated into {out}")
+        return
     translator = Translator.load(
         model, checkpoint=checkpoint, device=device, norm_stats=norm_stats, dropout=dropout
     )
@@ -107,6 +122,7 @@ def translate(
         scale=scale,
         memory_bytes=int(memory * 2**30),
         statistics=statistics,
+        shard=shard,
         progress=tiles.update,
         say=tiles.say,
     )
@@ -314,6 +330,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     **weights.COMMANDS,
     **serve.COMMANDS,
     **study.COMMANDS,
+    **bench.COMMANDS,
 }
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 """First words of the commands of two."""

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
+from pairloom import bulk, containers, images, large, volumes
 from pairloom import config as configs
-from pairloom import containers, images, large, volumes
+from pairloom.bulk import Found
 from pairloom.images import Array, ImageError
-from pairloom.memory import whole_image_bytes
+from pairloom.memory import surely_fits, whole_image_bytes
 from pairloom.onnx_generator import OnnxGenerator
+from pairloom.overlap import Busy, Overlap
 from pairloom.stacks.dicom import files_of
 from pairloom.stacks.suffixes import stem_of, suffix_of
 from pairloom.translator import Samples, Translator
 from pairloom.windows import GIB
+
+MANY = 100
+"""From so many images on, the shares of reading, translating and writing are said."""
 
 
 def find_images(
@@ -101,6 +108,7 @@ def translate_files(
     scale: Literal["native", "training"] = "native",
     memory_bytes: int = 2 * GIB,
     statistics: large.Statistics = "auto",
+    shard: str | None = None,
     progress: large.Progress | None = None,
     say: large.Say | None = None,
 ) -> Iterator[Path]:
@@ -110,7 +118,7 @@ def translate_files(
     losslessly is replaced: PNG, else TIFF. A volume is one file again, as `volumes` says. With several
     samples, NAME-1, NAME-2, ..., NAME-mean, and NAME-spread, a float32 TIFF (see `Samples`). A file that
     cannot be read does not stop the others. Images that would take more memory in one piece go by tiles into
-    a TIFF or OME-Zarr (see `large`).
+    a TIFF or OME-Zarr (see `large`). While one is translated, the next are read and the last written.
 
     Args:
         translator: The model.
@@ -122,11 +130,12 @@ def translate_files(
         scale: native, at the image's own pixels; training, resized as the training pairs were and back again.
         memory_bytes: Above what the model takes.
         statistics: Of images that go by tiles: see `tiling.translate_tiled`.
+        shard: i/n: only the i-th of n shares of the files, and of these only what is not there yet.
         progress: Called after each tile of such an image.
-        say: Called with what is to be said of such an image.
+        say: Called with what is to be said of such an image; of many images, with what set the pace.
 
     Raises:
-        ValueError: samples, batch_size or the memory is below 1, or below what a tile takes.
+        ValueError: samples, batch_size or the memory is below 1, or below what a tile takes; no such share.
         ImageError: Before the first: two results would have one name, or one the name of a file that is there
             already, in a folder that images are read from. After all others are done: which files could not
             be translated and why, a line each.
@@ -134,44 +143,83 @@ def translate_files(
     for what, value in (("samples", samples), ("batch_size", batch_size), ("memory", memory_bytes)):
         if value < 1:
             raise ValueError(f"{what} is {value}; it must be 1 or more.")
+    found = find_images(inputs, besides=out)
+    yield from translate_found(
+        translator,
+        found if shard is None else bulk.share(found, shard),
+        out,
+        seed=seed,
+        samples=samples,
+        batch_size=batch_size,
+        scale=scale,
+        memory_bytes=memory_bytes,
+        statistics=statistics,
+        skip_finished=shard is not None,
+        progress=progress,
+        say=say,
+    )
+
+
+class _Task(NamedTuple):
+    file: Path
+    path: Path
+    how: Literal["whole", "volume", "tiles"]
+
+
+def translate_found(
+    translator: Translator,
+    found: Sequence[Found],
+    out: str | Path,
+    *,
+    seed: int = 0,
+    samples: int = 1,
+    batch_size: int = 1,
+    scale: Literal["native", "training"] = "native",
+    memory_bytes: int = 2 * GIB,
+    statistics: large.Statistics = "auto",
+    skip_finished: bool = False,
+    progress: large.Progress | None = None,
+    say: large.Say | None = None,
+) -> Iterator[Path]:
+    """`translate_files` for what `find_images` found; the arguments are the same, but for `skip_finished`.
+
+    With it, files of which all results are there are left alone: a result gets its name when it is whole.
+    What killed processes left half-written of the others is deleted.
+    """
     out = Path(out)
-    spec = translator.target_spec
-    work: list[tuple[Path, Path]] = []
-    by_tiles: set[Path] = set()
-    for file, name in find_images(inputs, besides=out):
-        if large.goes_by_tiles(translator, file, memory_bytes=memory_bytes, samples=samples):
-            by_tiles.add(file)
-            work.append((file, out / containers.result_name(name)))
-        else:
-            work.append((file, out / _named(file, name, translator)))
-    _refuse_collisions(work, samples)
+    work = [
+        _task(translator, file, name, out, memory_bytes=memory_bytes, samples=samples) for file, name in found
+    ]
+    _refuse_collisions([(task.file, task.path) for task in work], samples)
+    if skip_finished:
+        work = _left(work, samples, say)
     faults: list[str] = []
-    waiting: list[tuple[Array, Path, Path]] = []
+    busy = Busy()
 
-    def flush() -> Iterator[Path]:
-        if waiting:
-            x = torch.stack([images.to_tensor(array, translator.source_spec) for array, *_ in waiting])
-            valid = np.stack([images.valid_pixels(array) for array, *_ in waiting])
-            outputs = [
-                volumes.at_scale(translator, x, valid, scale, seed=seed, sample=s).cpu()
-                for s in range(samples)
-            ]
-            whole, of_file = images.recombined(torch.stack(outputs), x, spec)
-            for (_, path, source), of_one, where in zip(waiting, whole.unbind(1), valid, strict=True):
-                for ending, array in Samples.of(of_one, of_file).without(where).named():
-                    yield _write(_result(path, ending), array, source, labels=of_file.kind == "labels")
-            waiting.clear()
+    def fault(file: Path, error: ImageError) -> None:
+        faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
 
-    def translate_by_tiles(file: Path, path: Path) -> Iterator[Path]:
+    def translate_alone(task: _Task) -> Iterator[Path]:
+        if task.how == "volume":
+            yield from volumes.translate_volume(
+                translator,
+                task.file,
+                task.path,
+                seed=seed,
+                samples=samples,
+                batch_size=batch_size,
+                scale=scale,
+            )
+            return
         if scale == "training" and translator.config.data.resize != "none":
             raise ImageError(
-                f"{file}: is too large to be translated in one piece, and tiles are translated at the image's"
-                " own pixels; leave out --scale training, or give more --memory."
+                f"{task.file}: is too large to be translated in one piece, and tiles are translated at the"
+                " image's own pixels; leave out --scale training, or give more --memory."
             )
         yield from large.translate_samples(
             translator,
-            file,
-            [_result(path, ending) for ending in _endings(samples)],
+            task.file,
+            [_result(task.path, ending) for ending in _endings(samples)],
             memory_bytes=memory_bytes,
             statistics=statistics,
             seed=seed,
@@ -179,32 +227,120 @@ def translate_files(
             say=say,
         )
 
-    for file, path in work:
-        try:
-            if file in by_tiles:
-                yield from flush()
-                yield from translate_by_tiles(file, path)
-                continue
-            if volumes.is_volume(file, translator):
-                yield from volumes.translate_volume(
-                    translator, file, path, seed=seed, samples=samples, batch_size=batch_size, scale=scale
-                )
-                continue
-            array = translator.pixels(file)
-            images.to_tensor(array[:1, :1], translator.source_spec)  # the right dtype and channels?
-        except ImageError as error:
-            faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+    for together, tasks in groupby(work, key=lambda task: task.how == "whole"):
+        if together:
+            yield from _translate_whole(
+                translator,
+                tasks,
+                fault,
+                busy,
+                seed=seed,
+                samples=samples,
+                batch_size=batch_size,
+                scale=scale,
+                memory_bytes=memory_bytes,
+            )
             continue
-        fit = memory_bytes // whole_image_bytes(translator, *array.shape[:2], samples=samples)
-        if waiting and (len(waiting) >= min(batch_size, fit) or waiting[0][0].shape != array.shape):
-            yield from flush()
-        waiting.append((array, path, file))
-    yield from flush()
+        for task in tasks:
+            try:
+                yield from translate_alone(task)
+            except ImageError as error:
+                fault(task.file, error)
+    if say is not None and sum(task.how == "whole" for task in work) >= MANY:
+        say(busy.words())
     if faults:
         if len(work) > 1:
             others = "; the others were." if len(faults) < len(work) else "."
             faults.append(f"{len(faults)} of {len(work)} images could not be translated{others}")
         raise ImageError("\n".join(faults))
+
+
+def _translate_whole(
+    translator: Translator,
+    tasks: Iterable[_Task],
+    fault: Callable[[Path, ImageError], None],
+    busy: Busy,
+    *,
+    seed: int,
+    samples: int,
+    batch_size: int,
+    scale: str,
+    memory_bytes: int,
+) -> Iterator[Path]:
+    """Images in one piece, in batches: the next is read, and the last written, while one is translated."""
+    spec = translator.target_spec
+    waiting: list[tuple[Array, _Task]] = []
+
+    def read(task: _Task) -> Array | ImageError:
+        try:
+            array = translator.pixels(task.file)
+            images.to_tensor(array[:1, :1], translator.source_spec)  # the right dtype and channels?
+        except ImageError as error:
+            return error
+        return array
+
+    def translated() -> list[partial[Path]]:
+        x = torch.stack([images.to_tensor(array, translator.source_spec) for array, _ in waiting])
+        valid = np.stack([images.valid_pixels(array) for array, _ in waiting])
+        outputs = [
+            volumes.at_scale(translator, x, valid, scale, seed=seed, sample=s).cpu() for s in range(samples)
+        ]
+        whole, of_file = images.recombined(torch.stack(outputs), x, spec)
+        return [
+            partial(_write, _result(task.path, ending), array, task.file, labels=of_file.kind == "labels")
+            for (_, task), of_one, where in zip(waiting, whole.unbind(1), valid, strict=True)
+            for ending, array in Samples.of(of_one, of_file).without(where).named()
+        ]
+
+    def is_full(array: Array) -> bool:
+        """Whether those that wait go before this one joins."""
+        if len(waiting) >= batch_size or waiting[0][0].shape != array.shape:
+            return True
+        height, width = array.shape[:2]
+        if surely_fits(translator, height, width, memory_bytes, samples=samples, count=batch_size):
+            return False
+        return len(waiting) >= memory_bytes // whole_image_bytes(translator, height, width, samples=samples)
+
+    with Overlap(busy, ahead=max(batch_size, 2)) as overlap:
+
+        def flush() -> Iterator[Path]:
+            if waiting:
+                with busy.at("translating"):
+                    made = translated()
+                waiting.clear()
+                yield from overlap.written()  # the batch before: no more than one waits
+                for write in made:
+                    overlap.write(write)
+
+        for task, array in overlap.read(read, tasks):
+            if isinstance(array, ImageError):
+                fault(task.file, array)
+                continue
+            if waiting and is_full(array):
+                yield from flush()
+            waiting.append((array, task))
+        yield from flush()
+        yield from overlap.written()
+
+
+def _task(
+    translator: Translator, file: Path, name: Path, out: Path, *, memory_bytes: int, samples: int
+) -> _Task:
+    """How a file is translated, and what its result is called."""
+    if large.goes_by_tiles(translator, file, memory_bytes=memory_bytes, samples=samples):
+        return _Task(file, out / containers.result_name(name), "tiles")
+    how: Literal["whole", "volume"] = "volume" if volumes.is_volume(file, translator) else "whole"
+    return _Task(file, out / _named(file, name, translator), how)
+
+
+def _left(work: list[_Task], samples: int, say: large.Say | None) -> list[_Task]:
+    """What is not finished; of these results, nothing half-written stays."""
+    results = {task: [_result(task.path, ending) for ending in _endings(samples)] for task in work}
+    left = [task for task in work if not all(path.exists() for path in results[task])]
+    bulk.sweep(path for task in left for path in results[task])
+    if say is not None and len(left) < len(work):
+        say(f"{len(work) - len(left)} of {len(work)} images are there already.")
+    return left
 
 
 def _named(file: Path, name: Path, translator: Translator) -> Path:

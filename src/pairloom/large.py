@@ -18,7 +18,7 @@ from torch import Tensor
 from pairloom import __version__, containers, images, unfinished
 from pairloom.canvas import Canvas, windows
 from pairloom.images import ImageError, ImageSpec
-from pairloom.memory import whole_image_bytes
+from pairloom.memory import surely_fits, whole_image_bytes
 from pairloom.pixels import leave_out
 from pairloom.progress import Interrupted, StopSignals
 from pairloom.stacks.opening import is_stack, open_stack
@@ -44,6 +44,8 @@ def goes_by_tiles(
         if is_stack(file, part.axis) and open_stack(file, part).count(part.axis) > 1:
             return False
     except ImageError:  # it will be reported when its turn comes
+        return False
+    if surely_fits(translator, height, width, memory_bytes, samples=samples):
         return False
     return whole_image_bytes(translator, height, width, samples=samples) > memory_bytes
 

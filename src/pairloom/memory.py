@@ -19,6 +19,8 @@ MARGIN = 2.0
 """What convolutions need beside the tensors that torch counts, at most; measured, see docs/large-files.md."""
 _SIDE = 1024
 """Pixels, about: the size at which memory per pixel is counted."""
+_MAPS = 6
+"""More maps of all channels at both ends, as large as the image, than are ever alive at once: 3.5 are."""
 _KNOWN: WeakKeyDictionary[Translator, float] = WeakKeyDictionary()
 
 
@@ -30,13 +32,29 @@ def whole_image_bytes(translator: Translator, height: int, width: int, *, sample
 
     Shapes: an image of (height, width).
     """
+    return _bytes(translator, height, width, samples, activation_bytes_per_pixel(translator))
+
+
+def surely_fits(
+    translator: Translator, height: int, width: int, memory_bytes: int, *, samples: int = 1, count: int = 1
+) -> bool:
+    """Do so many images fit even by a coarse bound? Counting loads much of torch, for seconds.
+
+    Shapes: images of (height, width).
+    """
+    ends = translator.source_spec.tensor_channels + translator.target_spec.tensor_channels
+    most = 4.0 * _MAPS * (translator.config.generator.base_channels + ends)
+    return count * _bytes(translator, height, width, samples, most) <= memory_bytes
+
+
+def _bytes(translator: Translator, height: int, width: int, samples: int, activations: float) -> int:
     stride = translator.generator.stride
     padded = [-(-side // stride) * stride for side in (height, width)]
     source, target = translator.source_spec, translator.target_spec
     # Each sample's output is kept, stacked and recombined; Lab is computed in float64.
     around = 8 * (source.channels + source.tensor_channels) + 12 * samples * target.tensor_channels
     around += 200 * ("lab" in (source.kind, target.kind))
-    return int(padded[0] * padded[1] * (MARGIN * activation_bytes_per_pixel(translator) + around))
+    return int(padded[0] * padded[1] * (MARGIN * activations + around))
 
 
 def activation_bytes_per_pixel(translator: Translator) -> float:
