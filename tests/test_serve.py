@@ -18,6 +18,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ from conftest import cli, draw_pair, wait_until
 from pairloom.checkpoint import load_discriminator
 from pairloom.config import Config, DataConfig, DiscriminatorConfig, GeneratorConfig
 from pairloom.evaluation.patches import nearest_patch, patch_map
-from pairloom.images import ImageSpec, to_tensor
+from pairloom.images import ImageSpec, lab_spec, to_tensor
 from pairloom.networks import Discriminator, build_generator, initialise
 from pairloom.serve.colours import Palette, label_colours, palette_for, to_source
 from pairloom.serve.declared import Limits
-from pairloom.serve.models import Served, least_side, load_models, patch_geometry
+from pairloom.serve.models import Served, is_picture, least_side, load_models, patch_geometry
 from pairloom.serve.refusals import ServeFault
 from pairloom.serve.requests import Asked, chosen_type
 from pairloom.serve.server import PAGES, Settings, create_app, make_server
@@ -618,6 +619,15 @@ def test_a_fault_of_ours_is_a_503_without_a_trace(serving: Serving, caplog: pyte
 
 # -----------------------------------------------------------------------------------------------------------
 # Hostile files
+
+
+def test_what_is_stretched_to_be_seen_is_not_what_is_saved() -> None:
+    ranged = replace(BYTE, scaling="range", low=(10.0,) * 3, high=(200.0,) * 3)
+    numbers = replace(
+        BYTE, channels=1, low=(0.0,), high=(7.0,), kind="labels", palette=tuple((n,) for n in range(8))
+    )
+    assert is_picture(BYTE) and is_picture(lab_spec("a", "b"))
+    assert not is_picture(ranged) and not is_picture(numbers)
 
 
 def damaged(count: int) -> Iterator[tuple[str, bytes]]:

@@ -109,7 +109,7 @@ class Served:
             "examples": len(self.examples),
             "noise": self.draws_noise,
             "patches": None if d is None else {**patch_geometry(d.windows), "field": d.receptive_field},
-            "is_picture": _is_picture(t.target_spec),
+            "is_picture": is_picture(t.target_spec),
         }
 
 
@@ -133,9 +133,11 @@ def patch_geometry(windows: Iterable[tuple[int, int]]) -> dict[str, float]:
     return {"centre": centre, "jump": jump}
 
 
-def _is_picture(spec: ImageSpec) -> bool:
+def is_picture(spec: ImageSpec) -> bool:
     """Is what is shown of an output all of it? Else a file holds more than the eye sees."""
-    return spec.dtype == "uint8" and spec.channels in (1, 3)
+    spec = spec.file_spec
+    full = set(spec.low) == {0.0} and set(spec.high) == {255.0}  # another range is stretched to be seen
+    return spec.dtype == "uint8" and spec.channels in (1, 3) and full
 
 
 def _spread_picture(spread: Array) -> Rgb:
