@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pairloom.activations import part
 from pairloom.config import DiscriminatorConfig, GeneratorConfig
 from pairloom.layers import (
     BatchNorm,
@@ -90,6 +91,9 @@ class UNet(nn.Module):
     norm (the authors' code gives every layer one, but its training zeroes them all).
     """
 
+    recompute = False
+    """While training, keep only what goes from level to level (`activations`)."""
+
     def __init__(
         self,
         source_channels: int,
@@ -153,19 +157,27 @@ class UNet(nn.Module):
         h = torch.cat([x, gaussian_z(x, key, training=self.training)], 1) if self.z == "gaussian" else x
         skips = []
         for down in self.downs:
-            h = down(h)
+            h = part(self, down, h)
             skips.append(h)
         skips.pop()
         *inner, last = self.ups
         for i, up in enumerate(inner):
-            h = up(h if i == 0 else self._join(h, skips.pop()), key)
-        if inner:
-            h = self._join(h, skips.pop())
-        # The last convolution and tanh in fp32: bf16 has 8 bits, as few as the images.
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            return torch.tanh(last(h.float(), key))
+            h = part(self, self._up, up, h, skips.pop() if i else None, key)
+        return part(self, self._last, last, h, skips.pop() if inner else None, key)
 
-    def _join(self, h: Tensor, skip: Tensor) -> Tensor:
+    def _up(self, up: Up, h: Tensor, skip: Tensor | None, key: int | None) -> Tensor:
+        y: Tensor = up(self._join(h, skip), key)
+        return y
+
+    def _last(self, up: Up, h: Tensor, skip: Tensor | None, key: int | None) -> Tensor:
+        h = self._join(h, skip)
+        # The last convolution and tanh in fp32: bf16 has 8 bits, as few as the images.
+        with nullcontext() if h.is_meta else torch.autocast(h.device.type, enabled=False):
+            return torch.tanh(up(h.float(), key))
+
+    def _join(self, h: Tensor, skip: Tensor | None) -> Tensor:
+        if skip is None:
+            return h
         if self.skip == "concat":
             return torch.cat([h, skip], 1)
         return h + skip if self.skip == "add" else h
