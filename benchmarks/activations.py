@@ -2,8 +2,8 @@
 
     python benchmarks/activations.py [--size 1024] [--channels 16] [--steps 3]
 
-Each measurement is a process of its own (VmHWM), twice in turn; less than that of a process that has loaded and
-built everything and takes no step. Prints JSON.
+Each measurement is a process of its own (VmHWM), twice in turn; before_mb is its peak with everything built
+and no step taken. Prints JSON.
 """
 
 from __future__ import annotations

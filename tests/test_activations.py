@@ -19,6 +19,8 @@ ARCHITECTURES: list[dict[str, Any]] = [
     {"generator__skip": "none", "generator__norm": "instance"},
     {"generator__noise": "gaussian", "generator__upsample": "resize"},
     {"generator__architecture": "resnet", "generator__resnet_blocks": 2},
+    {"objective__gan_mode": "wgan-gp", "discriminator__norm": "instance"},
+    {"discriminator__num_layers": 0},
 ]
 
 
@@ -49,12 +51,14 @@ def test_losses_gradients_weights_and_running_averages_are_the_same_bit_for_bit(
     (plain, logs), (again, same) = trained(False, **fields), trained(True, **fields)
     assert again.generator.recompute
     assert all(torch.equal(a[name], b[name]) for a, b in zip(logs, same, strict=True) for name in a)
-    kept, anew = plain.generator.state_dict(), again.generator.state_dict()
-    assert kept.keys() == anew.keys()
-    assert [name for name in kept if not torch.equal(kept[name], anew[name])] == []
-    for a, b in zip(plain.generator.parameters(), again.generator.parameters(), strict=True):
-        assert a.grad is not None and b.grad is not None
-        assert torch.equal(a.grad, b.grad)
+    assert plain.discriminator is not None and again.discriminator is not None
+    for net, other in ((plain.generator, again.generator), (plain.discriminator, again.discriminator)):
+        kept, anew = net.state_dict(), other.state_dict()
+        assert kept.keys() == anew.keys()
+        assert [name for name in kept if not torch.equal(kept[name], anew[name])] == []
+        for a, b in zip(net.parameters(), other.parameters(), strict=True):
+            assert a.grad is not None and b.grad is not None
+            assert torch.equal(a.grad, b.grad)
 
 
 def test_dropout_leaves_the_random_numbers_where_they_would_be() -> None:

@@ -1,13 +1,13 @@
 """Activation checkpointing: what a part of a network computed is forgotten, and computed again for gradients.
 
-Less memory for more time: a second forward pass of G. The numbers are the same, bit for bit: dropout draws
-the same mask, and running averages are not moved a second time.
+Less memory for more time: second forward passes of G and D. The numbers are the same, bit for bit: dropout
+draws the same mask, and running averages are not moved a second time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -20,18 +20,21 @@ def part(net: nn.Module, function: Callable[..., Tensor], *args: object) -> Tens
     if not (net.recompute and net.training):
         return function(*args)
     y: Tensor = checkpoint(
-        function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _second_time(net))
+        function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _SecondTime(net))
     )
     return y
 
 
-@contextmanager
-def _second_time(net: nn.Module) -> Iterator[None]:
-    norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
-    for norm in norms:
-        norm.repeats = True
-    try:
-        yield
-    finally:
-        for norm in norms:
+class _SecondTime:
+    """A context for repetitions; entered more than once where gradients are differentiated in their turn."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self._norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
+
+    def __enter__(self) -> None:
+        for norm in self._norms:
+            norm.repeats = True
+
+    def __exit__(self, *_: object) -> None:
+        for norm in self._norms:
             norm.repeats = False

@@ -250,7 +250,7 @@ class TrainingConfig:
     cuda_graphs: bool = runtime(False)
     """CUDA: record the whole step once and replay it. One process only; not yet measured on a GPU."""
     checkpoint_activations: bool = runtime(False)
-    """Large crops: compute what G's layers gave again instead of keeping it; less memory, slower steps."""
+    """Large crops: compute what the layers gave again instead of keeping it; less memory, slower steps."""
     sync_batch_norm: bool = False
     """Several processes: batch norm takes its statistics over all of them, not over each one's share."""
 

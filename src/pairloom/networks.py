@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
@@ -194,6 +195,9 @@ class Discriminator(nn.Module):
     stride 1 to a single channel. num_layers 0 is the PixelGAN of 1x1 convolutions.
     """
 
+    recompute = False
+    """While training, keep only what goes from convolution to convolution (`activations`)."""
+
     def __init__(
         self,
         source_channels: int,
@@ -264,8 +268,14 @@ class Discriminator(nn.Module):
 
         Shapes: x (N, C, H, W), y (N, C', H, W) -> logits (N, 1, h, w).
         """
-        logits: Tensor = self.layers(torch.cat([x, y], 1) if self.conditional else y)
-        return logits
+        h = torch.cat([x, y], 1) if self.conditional else y
+        if not self.recompute:
+            logits: Tensor = self.layers(h)
+            return logits
+        starts = [i for i, layer in enumerate(self.layers) if isinstance(layer, nn.Conv2d)]
+        for start, end in pairwise([*starts, len(self.layers)]):
+            h = part(self, self.layers[start:end], h)
+        return h
 
 
 def initialise(net: nn.Module, rng: torch.Generator) -> None:

@@ -49,6 +49,7 @@ class TrainState:
         if config.objective.lambda_gan > 0:
             net = build_discriminator(config.discriminator, *config.generator.channels, rng)
             discriminator = _place(net, device).train()
+            discriminator.recompute = config.training.checkpoint_activations
         torch.manual_seed(config.training.seed)
         return cls(
             generator=generator,
