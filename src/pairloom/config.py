@@ -249,6 +249,12 @@ class TrainingConfig:
     """auto: bf16 autocast where the machine has bf16 arithmetic, else fp32."""
     deterministic: bool = runtime(False)
     """CUDA: bit-for-bit repeatable kernels. The CPU is always repeatable."""
+    compile: bool = runtime(False)
+    """Compile the networks of the step with torch.compile: minutes at the start. One process only."""
+    cuda_graphs: bool = runtime(False)
+    """CUDA: record the whole step once and replay it. One process only; not yet measured on a GPU."""
+    checkpoint_activations: bool = runtime(False)
+    """Large crops: compute what the layers gave again instead of keeping it; less memory, slower steps."""
     sync_batch_norm: bool = False
     """Several processes: batch norm takes its statistics over all of them, not over each one's share."""
 
@@ -402,6 +408,8 @@ def _check(config: Config) -> None:
     for name in ("beta1", "beta2", "ema_decay"):
         value = getattr(training, name)
         _require(0 <= value < 1, f"training.{name}", value, "at least 0 and below 1")
+    for name in ("compile", "cuda_graphs", "sync_batch_norm") if training.checkpoint_activations else ():
+        _require(not getattr(training, name), f"training.{name}", True, "false with checkpoint_activations")
     _require(0 <= training.decay_fraction <= 1, "training.decay_fraction", training.decay_fraction, "0 to 1")
     _require(logging.log_every_steps >= 1, "logging.log_every_steps", logging.log_every_steps, "1 or more")
     every = logging.save_every_steps

@@ -23,8 +23,10 @@ from pairloom.data.remembered import Cache
 from pairloom.data.views import Transform
 from pairloom.devices import has_bf16, peak_memory_mb
 from pairloom.distributed import World, join
+from pairloom.fast_step import check_step, step_for
 from pairloom.health import LossHealth, NonFiniteLoss, legend
 from pairloom.images import ImageSpec
+from pairloom.prefetch import on_device
 from pairloom.products import publish, save, snapshot
 from pairloom.progress import Console, Interrupted, MetricsWindow, StopSignals, duration, estimate
 from pairloom.rundir import RunDir
@@ -70,6 +72,7 @@ def _train(world: World, config: Config, out: Path, transform: Transform | None)
     cache = Cache(config.data, pairs.split("train"))
     world.same(lambda: fingerprint(pairs.pairs), "images")
     device = world.device
+    world.all(lambda: check_step(config.training, device, world.size))
     with world.run_dir(out) as run:
         console = Console(run, aloud=world.leads)
         start = decided = None
@@ -258,6 +261,7 @@ def fit(
         },
     )
     train_state.generator.train()
+    step = step_for(training, train_state)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=training.precision == "bf16")
     batches = training_batches(
         train_pairs,
@@ -275,6 +279,7 @@ def fit(
         pin_memory=device.type == "cuda",
         decoded=None if cache is None else cache.decoded(source_spec, target_spec, console.say),
     )
+    batches = on_device(batches, device)
     window = MetricsWindow()
     tracker = open_tracker(logging.track if world.leads else "none", run.path, config)
     signum = None
@@ -296,9 +301,6 @@ def fit(
                         save(run, train_state, model, best=None)
                     world.release(train_state)
                 raise
-            x = x.to(device, memory_format=torch.channels_last, non_blocking=True)
-            y = y.to(device, memory_format=torch.channels_last, non_blocking=True)
-            valid = None if valid is None else valid.to(device, non_blocking=True)
             fetched = time.perf_counter()
 
             # Step.
@@ -308,7 +310,7 @@ def fit(
             for optimizer in (train_state.optimizer_g, train_state.optimizer_d):
                 if optimizer is not None:
                     optimizer.param_groups[0]["lr"] = rate
-            logs = world.mean(train_step(train_state, x, y, config.objective, autocast, valid))
+            logs = world.mean(step(train_state, x, y, config.objective, autocast, valid))
             train_state.images_seen += x.shape[0] * (world.size - 1)  # the others' shares
             update_ema(train_state, training.ema_decay)
             window.add(logs)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pairloom.activations import part
 from pairloom.config import DiscriminatorConfig, GeneratorConfig
 from pairloom.layers import (
     BatchNorm,
@@ -90,6 +92,9 @@ class UNet(nn.Module):
     norm (the authors' code gives every layer one, but its training zeroes them all).
     """
 
+    recompute = False
+    """While training, keep only what goes from level to level (`activations`)."""
+
     def __init__(
         self,
         source_channels: int,
@@ -153,19 +158,27 @@ class UNet(nn.Module):
         h = torch.cat([x, gaussian_z(x, key, training=self.training)], 1) if self.z == "gaussian" else x
         skips = []
         for down in self.downs:
-            h = down(h)
+            h = part(self, down, h)
             skips.append(h)
         skips.pop()
         *inner, last = self.ups
         for i, up in enumerate(inner):
-            h = up(h if i == 0 else self._join(h, skips.pop()), key)
-        if inner:
-            h = self._join(h, skips.pop())
-        # The last convolution and tanh in fp32: bf16 has 8 bits, as few as the images.
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            return torch.tanh(last(h.float(), key))
+            h = part(self, self._up, up, h, skips.pop() if i else None, key)
+        return part(self, self._last, last, h, skips.pop() if inner else None, key)
 
-    def _join(self, h: Tensor, skip: Tensor) -> Tensor:
+    def _up(self, up: Up, h: Tensor, skip: Tensor | None, key: int | None) -> Tensor:
+        y: Tensor = up(self._join(h, skip), key)
+        return y
+
+    def _last(self, up: Up, h: Tensor, skip: Tensor | None, key: int | None) -> Tensor:
+        h = self._join(h, skip)
+        # The last convolution and tanh in fp32: bf16 has 8 bits, as few as the images.
+        with nullcontext() if h.is_meta else torch.autocast(h.device.type, enabled=False):
+            return torch.tanh(up(h.float(), key))
+
+    def _join(self, h: Tensor, skip: Tensor | None) -> Tensor:
+        if skip is None:
+            return h
         if self.skip == "concat":
             return torch.cat([h, skip], 1)
         return h + skip if self.skip == "add" else h
@@ -181,6 +194,9 @@ class Discriminator(nn.Module):
     Source: appendix 6.1.2 and models.lua: `num_layers` strided 4x4 convolutions, one of stride 1, and one of
     stride 1 to a single channel. num_layers 0 is the PixelGAN of 1x1 convolutions.
     """
+
+    recompute = False
+    """While training, keep only what goes from convolution to convolution (`activations`)."""
 
     def __init__(
         self,
@@ -252,8 +268,14 @@ class Discriminator(nn.Module):
 
         Shapes: x (N, C, H, W), y (N, C', H, W) -> logits (N, 1, h, w).
         """
-        logits: Tensor = self.layers(torch.cat([x, y], 1) if self.conditional else y)
-        return logits
+        h = torch.cat([x, y], 1) if self.conditional else y
+        if not self.recompute:
+            logits: Tensor = self.layers(h)
+            return logits
+        starts = [i for i, layer in enumerate(self.layers) if isinstance(layer, nn.Conv2d)]
+        for start, end in pairwise([*starts, len(self.layers)]):
+            h = part(self, self.layers[start:end], h)
+        return h
 
 
 def initialise(net: nn.Module, rng: torch.Generator) -> None:

@@ -20,6 +20,8 @@ class Adam(torch.optim.Adam):
 
     def __init__(self, params: Any, lr: float, betas: tuple[float, float]) -> None:
         super().__init__(params, lr=lr, betas=betas, fused=True)
+        self.rate: Tensor | None = None
+        """The learning rate as a tensor, float32, which a recorded step reads; None: the group's number."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -61,7 +63,7 @@ class Adam(torch.optim.Adam):
                 amsgrad=False,
                 beta1=beta1,
                 beta2=beta2,
-                lr=group["lr"],
+                lr=group["lr"] if self.rate is None else self.rate,
                 weight_decay=0.0,
                 eps=group["eps"],
                 maximize=False,

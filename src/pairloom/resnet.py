@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pairloom.activations import part
 from pairloom.layers import Dropout, NormName, NormStats, gaussian_z, make_norm, set_norm_stats
 
 STRIDE = 4
@@ -82,6 +83,9 @@ class ResNet(nn.Module):
 
     Source: the module's; biases as in the U-Net: with batch norm only the last layer has one.
     """
+
+    recompute = False
+    """While training, keep only what goes from block to block (`activations`)."""
 
     def __init__(
         self,
@@ -158,11 +162,11 @@ class ResNet(nn.Module):
             return self.forward(_at_least(x), key)[..., :height, :width]
         h = torch.cat([x, gaussian_z(x, key, training=self.training)], 1) if self.z == "gaussian" else x
         for down in self.downs:
-            h = down(h)
+            h = part(self, down, h)
         for block in self.blocks:
-            h = block(h, key)
+            h = part(self, block, h, key)
         for up in self.ups:
-            h = up(h)
+            h = part(self, up, h)
         # The last convolution and tanh in fp32, as in the U-Net.
         with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             y_hat: Tensor = torch.tanh(self.last(reflected(h.float(), self.last.kernel_size[0] // 2)))

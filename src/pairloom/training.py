@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -35,16 +36,20 @@ class TrainState:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     ranks: list[dict[str, Any]] = field(default_factory=list)
     """Of several processes, gathered for a save: what each has of its own (see distributed.py)."""
+    compiled: tuple[Callable[..., Tensor], Callable[..., Tensor] | None] | None = None
+    """The forward passes of G and D that a step uses in place of the networks' own (see fast_step.py)."""
 
     @classmethod
     def create(cls, config: Config, device: torch.device) -> TrainState:
         """Fresh networks and optimizers, drawn by the configuration's seed."""
         rng = torch.Generator().manual_seed(config.training.seed)
         generator = _place(build_generator(config.generator, rng), device).train()
+        generator.recompute = config.training.checkpoint_activations
         discriminator = None
         if config.objective.lambda_gan > 0:
             net = build_discriminator(config.discriminator, *config.generator.channels, rng)
             discriminator = _place(net, device).train()
+            discriminator.recompute = config.training.checkpoint_activations
         torch.manual_seed(config.training.seed)
         return cls(
             generator=generator,
@@ -148,21 +153,23 @@ def train_step(
         Detached scalars: G_GAN, G_L1, G_L2 unweighted; D_real, D_fake not halved; D's accuracies.
     """
     G, D = state.generator, state.discriminator
+    run_G, run_D = state.compiled or (G, D)
     mode = objective.gan_mode
     logs: dict[str, Tensor] = {}
 
     with autocast:
-        y_hat = G(x)
+        y_hat = run_G(x)
     y, y_hat = validity.filled(y, valid), validity.filled(y_hat, valid)
     seen = None if D is None or valid is None else D.sees(valid)
 
     # D: tell (x, y) from (x, G(x, z))
     if D is not None:
+        assert run_D is not None
         assert state.optimizer_d is not None
         D.requires_grad_(True)
         with autocast:
-            logits_real = D(x, y)
-            logits_fake = D(x, y_hat.detach())
+            logits_real = run_D(x, y)
+            logits_fake = run_D(x, y_hat.detach())
         terms = losses.d_terms(logits_real, logits_fake, mode, seen)
         loss_d = terms.real + terms.fake
         if mode == "wgan-gp":
@@ -181,9 +188,10 @@ def train_step(
     # G: fool the updated D, and stay near y
     loss_g = y_hat.new_zeros(())
     if D is not None:
+        assert run_D is not None
         D.requires_grad_(False)
         with autocast:
-            logits = D(x, y_hat)
+            logits = run_D(x, y_hat)
         logs["G_GAN"] = losses.g_term(logits, mode, saturating=objective.saturating, seen=seen)
         loss_g = loss_g + objective.lambda_gan * logs["G_GAN"]
     if objective.lambda_l1 > 0:
