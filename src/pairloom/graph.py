@@ -109,7 +109,7 @@ class Graph(nn.Module):
             self.net.z = "none"  # it comes with x
         for module in list(self.net.modules()):
             if isinstance(getattr(module, "norm", None), nn.Module):
-                _write_norm(module)
+                write_norm(module)
             if isinstance(module, Up | Block) and module.dropout is not None:
                 drop = module.dropout
                 module.dropout = _GivenMask(drop.rate, drop.layer) if dropout else None
@@ -156,7 +156,7 @@ class ImageNorm(nn.Module):
         return F.instance_norm(x.float(), weight=weight, bias=bias, eps=self.eps).to(x.dtype)
 
 
-def _write_norm(layer: Any) -> None:
+def write_norm(layer: Any) -> None:
     """The norm of a layer as its semantics say: an ImageNorm, or folded into the convolution before it."""
     norm = layer.norm
     if isinstance(norm, nn.InstanceNorm2d):
