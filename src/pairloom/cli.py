@@ -63,6 +63,7 @@ def translate(
     statistics: Literal["auto", "exact", "sample"] = "auto",
     norm_stats: Literal["image", "running", "batch"] | None = None,
     dropout: bool | None = None,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
     device: str = "auto",
 ) -> None:
     """Translate images: any size; depth, range and channels as the training targets had them.
@@ -80,6 +81,7 @@ def translate(
         statistics: Of images by tiles, for norms of their own statistics: exact, or from a sample of tiles.
         norm_stats: Instead of what the weights say: whose statistics batch norm uses.
         dropout: Instead of what the weights say: is the noise on?
+        precision: fp32; bf16: faster, less exact; auto: bf16 for 8-bit images on a CPU with bf16 arithmetic.
         device: auto, cpu, cuda, cuda:1, mps; of an .onnx file also openvino, openvino:bf16.
     """
     from tqdm import tqdm
@@ -92,7 +94,12 @@ def translate(
         raise ValueError("translate: give image files or folders after the model.")
     found = find_images(inputs, besides=out)
     translator = Translator.load(
-        model, checkpoint=checkpoint, device=device, norm_stats=norm_stats, dropout=dropout
+        model,
+        checkpoint=checkpoint,
+        device=device,
+        norm_stats=norm_stats,
+        dropout=dropout,
+        precision=precision,
     )
     if scale == "native" and (hint := scale_hint(translator, found[0][0])):
         print(hint, file=sys.stderr)

@@ -142,6 +142,9 @@ class _GivenMask(Dropout):
 class ImageNorm(nn.Module):
     """Each image's own statistics, with batch norm's learned scale and shift or none; float32 inside."""
 
+    weight: Tensor | None
+    bias: Tensor | None
+
     def __init__(self, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
@@ -150,7 +153,7 @@ class ImageNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise. Shapes: (N, C, H, W) -> same."""
-        weight, bias = getattr(self, "weight"), getattr(self, "bias")  # noqa: B009
+        weight, bias = self.weight, self.bias
         if x.dtype == torch.float32:
             return F.instance_norm(x, weight=weight, bias=bias, eps=self.eps)
         return F.instance_norm(x.float(), weight=weight, bias=bias, eps=self.eps).to(x.dtype)

@@ -7,7 +7,7 @@ generator's: up to the order of sums in fp32, up to the rounding of bf16 in bf16
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from pairloom.networks import Generator
 from pairloom.resnet import ResNet
 
 Precision = Literal["fp32", "bf16"]
+Asked = Literal["auto", "fp32", "bf16"]
 PRECISIONS = ("auto", "fp32", "bf16")
 
 LARGEST_PRODUCT = {torch.float32: 16, torch.bfloat16: 256}
@@ -64,9 +65,10 @@ class Prepared(nn.Module):
         self.alone = precision == "bf16"
         inner = torch.bfloat16 if precision == "bf16" else torch.float32
         tensors = [*generator.parameters(), *generator.buffers()]
-        net = copy.deepcopy(generator, {id(tensor): tensor for tensor in tensors})  # the layers, not the weights
-        last = net.last if isinstance(net, ResNet) else net.ups[-1]
-        kept = set(last.modules())
+        net = copy.deepcopy(
+            generator, {id(tensor): tensor for tensor in tensors}
+        )  # the layers, not the weights
+        kept = set((net.last if isinstance(net, ResNet) else net.ups[-1]).modules())
         for layer in list(net.modules()):
             if isinstance(getattr(layer, "norm", None), nn.Module):
                 write_norm(layer)
@@ -74,8 +76,10 @@ class Prepared(nn.Module):
                     layer.norm = _ImageNorm(layer.norm)
         for layer in list(net.modules()):
             for name, child in list(layer.named_children()):
-                if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
-                    dtype = torch.float32 if child in kept else inner
+                dtype = torch.float32 if child in kept else inner
+                if child in kept and _Subpixel.suits(child):
+                    setattr(layer, name, _Subpixel(child))
+                elif isinstance(child, nn.Conv2d | nn.ConvTranspose2d) and layer is not net:
                     setattr(layer, name, _Convolution(child, dtype))
         self.net = net.eval().requires_grad_(False)
 
@@ -87,7 +91,7 @@ class Prepared(nn.Module):
         """
         x = x.contiguous(memory_format=torch.channels_last)
         if self.alone and len(x) > 1:
-            return torch.cat([self.net(one, key) for one in x.split(1)])
+            return torch.cat([self.net(one, key) for one in torch.split(x, 1)])
         y_hat: Tensor = self.net(x, key)
         return y_hat
 
@@ -96,10 +100,7 @@ class _ImageNorm(ImageNorm):
     """The same for a single image in one pass, in any precision; its sums are fp32."""
 
     def __init__(self, norm: ImageNorm) -> None:
-        nn.Module.__init__(self)
-        self.register_buffer("weight", norm.weight)
-        self.register_buffer("bias", norm.bias)
-        self.eps = norm.eps
+        super().__init__(norm.weight, norm.bias, norm.eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise. Shapes: (N, C, H, W) -> same."""
@@ -128,3 +129,36 @@ class _Convolution(nn.Module):
             return self.product(x)
         y: Tensor = self.conv(x)
         return y
+
+
+class _Subpixel(nn.Module):
+    """A doubling to a few channels as one 3x3 convolution: the four pixels that it makes of each are channels.
+
+    More multiplications, but a kernel for images instead of one for gradients; 16 channels fill its vectors.
+    Source: Shi et al., arXiv 1609.05158, for the idea.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, conv: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.channels = 4 * conv.out_channels
+        weight = conv.weight.new_zeros(16, conv.in_channels, 3, 3)
+        for pixel, taps in enumerate(small_maps.parity_taps(2, 2)):
+            for ky, kx, top, left in taps:
+                weight[pixel : self.channels : 4, :, top, left] = conv.weight.detach()[:, :, ky, kx].t()
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().view(1, -1, 1, 1))
+
+    @staticmethod
+    def suits(conv: nn.Module) -> TypeGuard[nn.ConvTranspose2d]:
+        """Is it a doubling of 4x4 taps to at most 4 channels, on a CPU?"""
+        if not isinstance(conv, nn.ConvTranspose2d) or conv.kernel_size != (4, 4):
+            return False
+        return conv.out_channels <= 4 and conv.weight.device.type == "cpu"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve. Shapes: (N, C, H, W) -> (N, C', 2H, 2W)."""
+        y = F.pixel_shuffle(F.conv2d(x, self.weight, padding=1)[:, : self.channels], 2)
+        return y if self.bias is None else y + self.bias

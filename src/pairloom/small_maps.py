@@ -98,7 +98,7 @@ class _Transposed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         n, _, height, width = x.shape
-        taps = _parity_taps(height, width)
+        taps = parity_taps(height, width)
         patches = _parity_patches(_last(x).bfloat16(), taps)
         matrix = transposed_matrix(weight, taps, torch.bfloat16)
         ctx.save_for_backward(patches, matrix)
@@ -141,7 +141,7 @@ class Prepared:
         """What `conv(x)` is. Shapes: (N, C, H, W) -> (N, C', H', W'), channels_last."""
         n, _, height, width = x.shape
         if isinstance(self._conv, nn.ConvTranspose2d):
-            parities, seen = _parity_taps(height, width), (height == 1, width == 1)
+            parities, seen = parity_taps(height, width), (height == 1, width == 1)
             if seen not in self._matrices:
                 self._matrices[seen] = transposed_matrix(self._conv.weight, parities, x.dtype)
             patches = _parity_patches(_last(x), parities)
@@ -205,7 +205,7 @@ Tap = tuple[int, int, int, int]
 """Row and column in the kernel, and where in the padded map its window begins."""
 
 
-def _parity_taps(height: int, width: int) -> list[list[Tap]]:
+def parity_taps(height: int, width: int) -> list[list[Tap]]:
     """Of each parity of an output pixel, (even, even), (even, odd), ..., the taps that ever see the map.
 
     Output 2i + p takes input i - 1 + p by kernel row 3 - p, and input i + p by 1 - p.
