@@ -167,7 +167,7 @@ def test_a_translator_of_a_network_that_trains_sees_its_weights_move() -> None:
 def test_auto_is_bf16_for_images_of_8_bits_where_the_processor_has_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    eight = (spec(), spec(1), spec(kind="luminance"))
+    eight = (spec(), spec(1))
     exact = (spec(dtype="uint16"), spec(dtype="float32"), labels(3, one_hot=False), labels(3, one_hot=True))
     monkeypatch.setattr(inference, "has_bf16", lambda _: True)
     assert {inference.choose("auto", CPU, target) for target in eight} == {"bf16"}

@@ -1,4 +1,4 @@
-"""A generator made ready to run fast: norms written in, weights cast and ordered once, small maps as products.
+"""A generator made ready to run fast: norms written in, weights ordered once, small maps as products.
 
 It stands beside the generator, which stays what it is for saving, exporting and tiles. The numbers are the
 generator's: up to the order of sums in fp32, up to the rounding of bf16 in bf16.
@@ -132,7 +132,7 @@ class _Convolution(nn.Module):
 
 
 class _Subpixel(nn.Module):
-    """A doubling to a few channels as one 3x3 convolution: the four pixels that it makes of each are channels.
+    """A doubling to a few channels as one 3x3 convolution: the four pixels made of each are its channels.
 
     More multiplications, but a kernel for images instead of one for gradients; 16 channels fill its vectors.
     Source: Shi et al., arXiv 1609.05158, for the idea.
