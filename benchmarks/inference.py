@@ -6,8 +6,8 @@ All translate the same noise in turn, A B C A B C ..., in one process; ratios ar
 same round, and the median over the rounds is given. Dropout is off, so that the time is the network's. The
 roofline: the generator's matrix FLOPs over the peak of a bf16 matrix product, and the weights' bytes in bf16
 over the bandwidth of reading, both measured between the rounds, the best of them; their sum is the least time
-for a batch, and is compared with the least of the times. Weights are random: they change neither. The result goes to benchmarks/results/, a file for each
-kind of machine.
+for a batch, and is compared with the least of the times. Weights are random: they change neither. The result
+goes to benchmarks/results/, a file for each kind of machine.
 """
 
 from __future__ import annotations
