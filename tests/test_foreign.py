@@ -225,7 +225,9 @@ def test_with_running_averages_it_is_their_eval(tmp_path: Path) -> None:
         theirs(pixels(128, seed=5))  # averages as of training: those of another image
     save(theirs, tmp_path / "latest_net_G.pth")
     import_weights(tmp_path, tmp_path / "out")
-    ours = Translator.load(tmp_path / "out", device="cpu", precision="fp32", norm_stats="running", dropout=False)
+    ours = Translator.load(
+        tmp_path / "out", device="cpu", precision="fp32", norm_stats="running", dropout=False
+    )
     with torch.no_grad():
         assert torch.allclose(ours.translate_tensor(x), theirs.eval()(x), atol=1e-5)
 
