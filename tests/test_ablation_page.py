@@ -339,7 +339,7 @@ def test_the_figure_holds_the_translations_themselves(folder: Path, plan: Plan) 
     assert len(pairs) == 2
     for row, pair in enumerate(pairs):
         for column, variant in enumerate(STUDY.variants[:3], start=1):
-            model = Translator.load(plan.cell(variant, 0).path, dropout=variant.dropout)
+            model = Translator.load(plan.cell(variant, 0).path, dropout=variant.dropout, precision="fp32")
             x, y = load_pair(pair, model.source_spec, model.target_spec, model.config.data)
             y_hat = model.translate_tensor(x[None])[0]
             np.testing.assert_array_equal(

@@ -20,7 +20,7 @@ from pairloom.translator import Translator
 
 @pytest.fixture(scope="module")
 def translator(tiny_run: Path) -> Translator:
-    return Translator.load(tiny_run, device="cpu")
+    return Translator.load(tiny_run, device="cpu", precision="fp32")
 
 
 def sources(translator: Translator, count: int = 3, size: Sequence[int] = (40, 40)) -> list[Tensor]:
@@ -55,7 +55,7 @@ def test_what_the_samples_of_a_model_give(translator: Translator) -> None:
 
 
 def test_noise_turned_off_does_nothing(tiny_run: Path) -> None:
-    quiet = Translator.load(tiny_run, device="cpu", dropout=False)
+    quiet = Translator.load(tiny_run, device="cpu", precision="fp32", dropout=False)
     found = diversity(quiet, sources(quiet, 1, (33, 50)), samples=3)
     assert (found.distance, found.spread, found.noise, found.relative) == (0, 0, "off", None)
     assert found.does_nothing

@@ -93,7 +93,7 @@ class Pair:
     exported: export.Exported
 
     def original(self, **choices: Any) -> Translator:
-        return Translator.load(self.weights, **choices)
+        return Translator.load(self.weights, precision="fp32", **choices)
 
     def again(self, **choices: Any) -> Translator:
         return Translator.load(self.file, **choices)

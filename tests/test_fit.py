@@ -133,7 +133,7 @@ def test_a_line_of_metrics_has_the_fields_of_the_contract(tiny_run):
 
 
 def test_the_validation_figure_is_the_mean_l1_of_the_published_model(tiny_run, tiny_data):
-    translator = Translator.load(tiny_run)
+    translator = Translator.load(tiny_run, precision="fp32")
     config = translator.config
     distances = []
     for pair in find_pairs(config.data).split("val"):
@@ -310,7 +310,7 @@ def test_every_kind_of_image_trains_and_comes_back_as_itself(tmp_path, source, t
     run = train(tiny_config(data, data__direction="AtoB", **fields), tmp_path / "run")
     generator = json.loads((run / "config.json").read_text())["generator"]
     assert (generator["source_channels"], generator["target_channels"]) == channels
-    translator = Translator.load(run)
+    translator = Translator.load(run, precision="fp32")
     output = translator(source)
     assert output.dtype == target.dtype
     assert output.shape == (40, 40, 1 if target.ndim == 2 else target.shape[2])

@@ -201,7 +201,7 @@ def test_an_imported_generator_gives_the_same_numbers(name: str, tmp_path: Path)
     theirs = trained(GENERATORS[name]())
     save(theirs, tmp_path / "latest_net_G.pth")
     import_weights(tmp_path, tmp_path / "out")
-    ours = Translator.load(tmp_path / "out", device="cpu")
+    ours = Translator.load(tmp_path / "out", device="cpu", precision="fp32")
     x = pixels(
         256 if name == "unet_256" else 128 if "unet" in name else 36, ours.config.generator.channels[0]
     )
@@ -209,7 +209,7 @@ def test_an_imported_generator_gives_the_same_numbers(name: str, tmp_path: Path)
     for k, dropout in ((None, False), (key, True)):
         with torch.no_grad():  # in training mode: their test without --eval
             expected = with_key(theirs, k)(x)
-        here = Translator.load(tmp_path / "out", device="cpu", dropout=dropout)
+        here = Translator.load(tmp_path / "out", device="cpu", precision="fp32", dropout=dropout)
         assert torch.allclose(here.translate_tensor(x, seed=3), expected, atol=1e-5)
         assert expected.std() > 0.05
     assert ours.semantics.norm_stats == "image"
@@ -225,7 +225,9 @@ def test_with_running_averages_it_is_their_eval(tmp_path: Path) -> None:
         theirs(pixels(128, seed=5))  # averages as of training: those of another image
     save(theirs, tmp_path / "latest_net_G.pth")
     import_weights(tmp_path, tmp_path / "out")
-    ours = Translator.load(tmp_path / "out", device="cpu", norm_stats="running", dropout=False)
+    ours = Translator.load(
+        tmp_path / "out", device="cpu", precision="fp32", norm_stats="running", dropout=False
+    )
     with torch.no_grad():
         assert torch.allclose(ours.translate_tensor(x), theirs.eval()(x), atol=1e-5)
 
@@ -306,7 +308,7 @@ def imported(tmp_path: Path, net: nn.Module, options: str = "", **arguments: Any
     if options:
         (tmp_path / "in/train_opt.txt").write_text(options)
     done = import_weights(tmp_path / "in", tmp_path / "out", **arguments)
-    return Translator.load(tmp_path / "out", device="cpu"), " ".join(done.notes)
+    return Translator.load(tmp_path / "out", device="cpu", precision="fp32"), " ".join(done.notes)
 
 
 def test_a_unets_dropout_is_assumed_and_said(tmp_path: Path) -> None:

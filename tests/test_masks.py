@@ -175,7 +175,7 @@ def test_the_introduction_and_the_validation_say_so(runs: dict[str, tuple[Path, 
     assert f"{100 * np.mean(shares):.1f} % of the training pixels are invalid and left out" in said
     assert "invalid" not in (runs["whole"][1] / "log.txt").read_text()
     run = runs["one"][1]
-    model = Translator.load(run)
+    model = Translator.load(run, precision="fp32")
     pairs = find_pairs(model.config.data).split("val")
     found = []
     for pair in pairs:
@@ -203,7 +203,7 @@ def test_what_lies_under_a_mask_changes_no_figure(runs: dict[str, tuple[Path, Pa
     assert tables[0] == tables[1] == tables[2]
     assert summaries[0] == summaries[1] == summaries[2]
 
-    model = Translator.load(run)
+    model = Translator.load(run, precision="fp32")
     rows = list(csv.DictReader(tables[0].splitlines()))
     pairs = find_pairs(replace(model.config.data, path=str(runs["one"][0]))).split("test")
     shares = []
@@ -757,7 +757,7 @@ def test_prepare_carries_masks_and_nan(tmp_path: Path, layout: Any) -> None:
 @pytest.mark.parametrize("scale", ["native", "training"])
 def test_translating_nan(runs: dict[str, tuple[Path, Path]], tmp_path: Path, scale: Any) -> None:
     data, run = runs["nan"]
-    model = Translator.load(run)
+    model = Translator.load(run, precision="fp32")
     file = data / "A/test/0.tif"
     made = list(translate_files(model, [file], tmp_path / "out", scale=scale))
     result = read_image(made[0], nan="keep")

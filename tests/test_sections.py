@@ -52,7 +52,7 @@ def evaluated(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 def tensors(run: Path) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    model = Translator.load(run)
+    model = Translator.load(run, precision="fp32")
     pairs = find_pairs(model.config.data).split("test")
     loaded = [load_pair(p, model.source_spec, model.target_spec, model.config.data) for p in pairs]
     return [(x, y, model.translate_tensor(x[None])[0]) for x, y in loaded]
@@ -126,7 +126,7 @@ def test_the_noise_is_measured_where_there_is_one(
     section = evaluated[1].sections["noise"]
     assert section.figures["samples"] == 4
     assert section.svg.count("where the translations of test-") == 4
-    still = Translator.load(run, dropout=False)
+    still = Translator.load(run, dropout=False, precision="fp32")
     assert "noise" not in evaluate(still, out=tmp_path / "still").sections
 
 
@@ -253,7 +253,7 @@ def test_label_to_photo_is_scored_by_a_segmenter(tmp_path: Path) -> None:
 
 def test_a_segmenter_of_another_scale_is_told(tmp_path: Path) -> None:
     run = label_run(tmp_path, direction="BtoA")
-    model = Translator.load(run)
+    model = Translator.load(run, precision="fp32")
     for side, told in ((64, True), (32, False)):  # the model's crop is 32
         file = train_segmenter(
             replace(model.config.data, crop_size=side, load_size="crop"),

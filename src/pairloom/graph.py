@@ -109,7 +109,7 @@ class Graph(nn.Module):
             self.net.z = "none"  # it comes with x
         for module in list(self.net.modules()):
             if isinstance(getattr(module, "norm", None), nn.Module):
-                _write_norm(module)
+                write_norm(module)
             if isinstance(module, Up | Block) and module.dropout is not None:
                 drop = module.dropout
                 module.dropout = _GivenMask(drop.rate, drop.layer) if dropout else None
@@ -142,6 +142,9 @@ class _GivenMask(Dropout):
 class ImageNorm(nn.Module):
     """Each image's own statistics, with batch norm's learned scale and shift or none; float32 inside."""
 
+    weight: Tensor | None
+    bias: Tensor | None
+
     def __init__(self, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
@@ -150,13 +153,13 @@ class ImageNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise. Shapes: (N, C, H, W) -> same."""
-        weight, bias = getattr(self, "weight"), getattr(self, "bias")  # noqa: B009
+        weight, bias = self.weight, self.bias
         if x.dtype == torch.float32:
             return F.instance_norm(x, weight=weight, bias=bias, eps=self.eps)
         return F.instance_norm(x.float(), weight=weight, bias=bias, eps=self.eps).to(x.dtype)
 
 
-def _write_norm(layer: Any) -> None:
+def write_norm(layer: Any) -> None:
     """The norm of a layer as its semantics say: an ImageNorm, or folded into the convolution before it."""
     norm = layer.norm
     if isinstance(norm, nn.InstanceNorm2d):

@@ -11,6 +11,7 @@ convolution up to rounding: products of bf16, sums in fp32.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,14 +26,17 @@ def suits(x: Tensor, conv: nn.Module) -> bool:
     """Whether a layer is to go this way: training in bf16 on a CPU, and the map is small."""
     if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
         return False
-    n, _, height, width = x.shape
+    return len(x) * smaller_map(x, conv) <= LARGEST_PRODUCT
+
+
+def smaller_map(x: Tensor, conv: nn.Module) -> float:
+    """Positions (height x width) of the smaller of a layer's two maps; infinite where no product is known."""
+    height, width = x.shape[-2:]
+    if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or conv.kernel_size != (4, 4):
+        return math.inf
     if isinstance(conv, nn.ConvTranspose2d):
-        smaller = n * height * width
-    elif isinstance(conv, nn.Conv2d) and conv.stride == (2, 2) and height % 2 == width % 2 == 0:
-        smaller = n * height * width // 4
-    else:
-        return False
-    return smaller <= LARGEST_PRODUCT and conv.kernel_size == (4, 4)
+        return height * width
+    return height * width // 4 if conv.stride == (2, 2) and height % 2 == width % 2 == 0 else math.inf
 
 
 def convolved(x: Tensor, conv: nn.Module) -> Tensor:
@@ -60,7 +64,7 @@ class _Strided(torch.autograd.Function):
         n, _, height, width = x.shape
         taps = _taps(height, width)
         patches = _strided_patches(_last(x).bfloat16(), taps)
-        matrix = _last(weight)[:, taps[0], taps[1]].bfloat16().reshape(len(weight), -1)
+        matrix = strided_matrix(weight, taps, torch.bfloat16)
         ctx.save_for_backward(patches, matrix)
         ctx.taps, ctx.shapes, ctx.dtype = taps, (x.shape, weight.shape), x.dtype
         y = patches @ matrix.t()
@@ -93,21 +97,13 @@ class _Transposed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        n, c, height, width = x.shape
-        o = weight.shape[1]
-        taps = _parity_taps(height, width)
+        n, _, height, width = x.shape
+        taps = parity_taps(height, width)
         patches = _parity_patches(_last(x).bfloat16(), taps)
-        matrix = torch.empty(4, len(taps[0]), c, o, dtype=torch.bfloat16)
-        for parity, kernel in enumerate(taps):
-            for i, (ky, kx, _, _) in enumerate(kernel):
-                matrix[parity, i] = weight[:, :, ky, kx]
-        matrix = matrix.view(4, -1, o)
+        matrix = transposed_matrix(weight, taps, torch.bfloat16)
         ctx.save_for_backward(patches, matrix)
         ctx.taps, ctx.shapes, ctx.dtype = taps, (x.shape, weight.shape), x.dtype
-        y = torch.bmm(patches, matrix)
-        return _first(
-            y.view(2, 2, n, height, width, o).permute(2, 3, 0, 4, 1, 5).reshape(n, 2 * height, 2 * width, o)
-        )
+        return _interleaved(torch.bmm(patches, matrix), n, height, width)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -129,6 +125,55 @@ class _Transposed(torch.autograd.Function):
                     g_x[:, top : top + height, left : left + width] += g_patches[parity, :, :, :, i]
         inner = None if g_patches is None else _first(g_x[:, 1:-1, 1:-1].to(ctx.dtype))
         return inner, _first(g_weight)
+
+
+class Prepared:
+    """A convolution for inference on small maps: what the product multiplies by is put in order once.
+
+    Which taps of the kernel see a map depends on its sides, so the matrices are made when first needed.
+    """
+
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+        self._conv = conv
+        self._matrices: dict[tuple[bool, bool], Tensor] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What `conv(x)` is. Shapes: (N, C, H, W) -> (N, C', H', W'), channels_last."""
+        n, _, height, width = x.shape
+        if isinstance(self._conv, nn.ConvTranspose2d):
+            parities, seen = parity_taps(height, width), (height == 1, width == 1)
+            if seen not in self._matrices:
+                self._matrices[seen] = transposed_matrix(self._conv.weight, parities, x.dtype)
+            patches = _parity_patches(_last(x), parities)
+            y = _interleaved(torch.bmm(patches, self._matrices[seen]), n, height, width)
+        else:
+            taps, seen = _taps(height, width), (height == 2, width == 2)
+            if seen not in self._matrices:
+                self._matrices[seen] = strided_matrix(self._conv.weight, taps, x.dtype)
+            patches = _strided_patches(_last(x), taps)
+            y = _first((patches @ self._matrices[seen].t()).view(n, height // 2, width // 2, -1))
+        return y if self._conv.bias is None else y + self._conv.bias.view(1, -1, 1, 1)
+
+
+def strided_matrix(weight: Tensor, taps: tuple[slice, slice], dtype: torch.dtype) -> Tensor:
+    """Of a convolution. Shapes: (O, C, 4, 4) -> (O, taps C)."""
+    return _last(weight)[:, taps[0], taps[1]].to(dtype).reshape(len(weight), -1)
+
+
+def transposed_matrix(weight: Tensor, taps: list[list[Tap]], dtype: torch.dtype) -> Tensor:
+    """Of a transposed convolution. Shapes: (C, O, 4, 4) -> (4, taps C, O)."""
+    c, o = weight.shape[:2]
+    matrix = torch.empty(4, len(taps[0]), c, o, dtype=dtype)
+    for parity, kernel in enumerate(taps):
+        for i, (ky, kx, _, _) in enumerate(kernel):
+            matrix[parity, i] = weight[:, :, ky, kx]
+    return matrix.view(4, -1, o)
+
+
+def _interleaved(y: Tensor, n: int, height: int, width: int) -> Tensor:
+    """The four parities as one map. Shapes: (4, N H W, C) -> (N, C, 2H, 2W)."""
+    y = y.view(2, 2, n, height, width, -1).permute(2, 3, 0, 4, 1, 5)
+    return _first(y.reshape(n, 2 * height, 2 * width, -1))
 
 
 def _last(x: Tensor) -> Tensor:
@@ -160,7 +205,7 @@ Tap = tuple[int, int, int, int]
 """Row and column in the kernel, and where in the padded map its window begins."""
 
 
-def _parity_taps(height: int, width: int) -> list[list[Tap]]:
+def parity_taps(height: int, width: int) -> list[list[Tap]]:
     """Of each parity of an output pixel, (even, even), (even, odd), ..., the taps that ever see the map.
 
     Output 2i + p takes input i - 1 + p by kernel row 3 - p, and input i + p by 1 - p.

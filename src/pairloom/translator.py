@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from pairloom import checkpoint as checkpoints
-from pairloom import configfile, hub, images, noise
+from pairloom import configfile, hub, images, inference, noise
 from pairloom.checkpoint import CheckpointError
 from pairloom.config import Config
 from pairloom.devices import pick_device
@@ -96,6 +96,8 @@ class Translator:
         config: How it was trained.
         provenance: Where it came from.
         device: Where it runs.
+        precision: Of the arithmetic, "fp32" or "bf16"; None: the generator runs as it is, also while its
+            weights move.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Translator:
         *,
         semantics: Semantics | None = None,
         provenance: dict[str, Any] | None = None,
+        precision: inference.Precision | None = None,
     ) -> None:
         self.generator: Generator | OnnxGenerator = generator.eval()
         self.source_spec, self.target_spec, self.config = source_spec, target_spec, config
@@ -116,6 +119,8 @@ class Translator:
             generator.device if isinstance(generator, OnnxGenerator) else next(generator.parameters()).device
         )
         generator.set_norm_stats(self.semantics.norm_stats)
+        self.precision = precision
+        self._prepared: inference.Prepared | None = None
 
     @classmethod
     def load(
@@ -126,6 +131,7 @@ class Translator:
         device: str = "auto",
         norm_stats: NormStats | None = None,
         dropout: bool | None = None,
+        precision: inference.Asked = "auto",
     ) -> Translator:
         """From a run directory, a generator.safetensors, a checkpoint, an exported .onnx, or hf://owner/name.
 
@@ -136,8 +142,11 @@ class Translator:
                 openvino:bf16.
             norm_stats: Instead of the saved choice; of an .onnx file only what was written.
             dropout: Instead of the saved choice; of an .onnx file on only if it was written with its noise.
+            precision: fp32, bf16, or auto: bf16 for 8-bit images on a CPU that multiplies it faster. Of an
+                .onnx file the device says it. By tiles it is always fp32.
 
         Raises:
+            ValueError: No such precision, or an .onnx file asked for in bf16.
             CheckpointError: No model there, a damaged file, or one from somewhere else.
             DeviceError: No such device.
         """
@@ -166,6 +175,14 @@ class Translator:
             net.requires_grad_(False).to(pick_device(device))
         elif dropout:
             exported.check_dropout()
+        chosen = None
+        if exported is None:
+            chosen = inference.choose(precision, next(net.parameters()).device, target_spec)
+        elif precision == "bf16":
+            raise ValueError(
+                f"{path}: precision=bf16 is not for .onnx files, which run as they were written; choose the "
+                "device openvino:bf16, or give the run directory."
+            )
         if norm_stats is not None:
             semantics = replace(semantics, norm_stats=norm_stats)
         if dropout is not None:
@@ -177,6 +194,7 @@ class Translator:
             config,
             semantics=semantics,
             provenance=described.get("provenance", {}),
+            precision=chosen,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -206,8 +224,18 @@ class Translator:
         assert not self.generator.training, "inference never drops by torch's RNG nor moves running averages"
         with torch.inference_mode():
             padded = reflect_to_multiple(x.to(self.device, torch.float32), self.generator.stride)
-            y_hat: Tensor = self.generator(padded, key)
+            y_hat: Tensor = self._network()(padded, key)
         return y_hat[..., :height, :width]
+
+    def _network(self) -> nn.Module:
+        """What runs: the generator, or what was made of it when it was first needed."""
+        if self.precision is None or isinstance(self.generator, OnnxGenerator):
+            return self.generator
+        if self._prepared is None:
+            if not inference.can_prepare(self.generator):
+                return self.generator
+            self._prepared = inference.Prepared(self.generator, self.precision)
+        return self._prepared
 
     def __call__(self, image: Array | str | Path | Image.Image, *, seed: int = 0) -> Array:
         """Translate one image, in one piece whatever its size; see `large.translate_large` for others.

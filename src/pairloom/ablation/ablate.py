@@ -229,7 +229,7 @@ def _scored(
 
     def make() -> Arrays:
         device = plan.base.training.device
-        model = Translator.load(cell.path, device=device, dropout=variant.dropout)
+        model = Translator.load(cell.path, device=device, dropout=variant.dropout, precision="fp32")
         return collect(chosen, data, model, judge)
 
     return remembered(cell.path / f"scores-{name}.npz", known, make)

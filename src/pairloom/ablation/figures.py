@@ -113,7 +113,8 @@ def make_figures(plan: Plan, split: str) -> Figures:
             columns.append(Column(title=variant.title, instead=_why_none(plan, variant)))
             continue
         run, seed = found
-        model = Translator.load(run, device=plan.base.training.device, dropout=variant.dropout)
+        device = plan.base.training.device
+        model = Translator.load(run, device=device, dropout=variant.dropout, precision="fp32")
         made = [_translated(model, pair, plan.base.data) for pair in shown]
         source, target = model.source_spec, model.target_spec
         outputs = tuple(_seen(y_hat, x, y, target) for x, y, y_hat in made)

@@ -61,7 +61,7 @@ def over_checkpoints(
     for step, path in tqdm(
         find_checkpoints(run).items(), desc="checkpoints", unit="model", disable=None, leave=False
     ):
-        model = Translator.load(path, device=device)
+        model = Translator.load(path, device=device, precision="fp32")
         values: dict[str, list[float]] = {name: [] for name in FOLLOWED}
         for pair in pairs:
             x, y, valid = load(pair)

@@ -110,7 +110,7 @@ def compare(
         raise EvaluationError(f"There is {len(models)} model to compare; give two or more.")
     out = Path(out)
     loaded = {
-        name: Translator.load(path, checkpoint=checkpoint, device=device)
+        name: Translator.load(path, checkpoint=checkpoint, device=device, precision="fp32")
         for name, path in _names(models).items()
     }
     first = next(iter(loaded.values()))

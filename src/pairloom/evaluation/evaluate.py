@@ -86,7 +86,8 @@ def evaluate(
     if isinstance(model, Translator):
         translator, which = model, "as loaded"
     else:
-        translator, which = Translator.load(model, checkpoint=checkpoint, device=device), checkpoint
+        which = checkpoint
+        translator = Translator.load(model, checkpoint=checkpoint, device=device, precision="fp32")
     run = Path() if isinstance(model, Translator) else Path(model)
     if all_checkpoints and not (run / "checkpoints").is_dir():
         raise EvaluationError(f"{model}: is no run directory, so it has no checkpoints to follow.")

@@ -75,7 +75,7 @@ def write_report(run: str | Path, *, evaluation: Path | None = None) -> Path:
     notes: list[str] = []
     summary = read_summary(folder)
     best = summary is not None and summary.settings["checkpoint"] == "best"
-    translator = Translator.load(run, checkpoint="best" if best else "last")
+    translator = Translator.load(run, checkpoint="best" if best else "last", precision="fp32")
     if summary is None:
         summary = _evaluate(translator, folder, notes)
     elif summary.settings["model"] != translator.provenance:
