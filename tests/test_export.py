@@ -96,7 +96,7 @@ class Pair:
         return Translator.load(self.weights, precision="fp32", **choices)
 
     def again(self, **choices: Any) -> Translator:
-        return Translator.load(self.file, **choices)
+        return Translator.load(self.file, precision="fp32", **choices)
 
 
 def pair(folder: Path, translator: Translator, file: str, **choices: Any) -> Pair:

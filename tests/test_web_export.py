@@ -218,7 +218,7 @@ def test_the_page_draws_and_translates_without_a_server(
     export(run, f"plain={other}", "--out", site, "--runtime", runtime)
     said = capsys.readouterr().out
     assert "labels: checked on 1 of" in said and "A visitor loads" in said and said.endswith(f"{site}\n")
-    one, two = Translator.load(run), Translator.load(other)
+    one, two = (Translator.load(path, precision="fp32") for path in (run, other))
     with host(tmp_path / "web") as url:
         here = Visit(browser, f"{url}deep/page/")
         assert not here.page.evaluate("crossOriginIsolated")
@@ -271,7 +271,7 @@ def test_samples_their_mean_and_spread_and_what_is_saved(browser: Any, runtime: 
     Image.fromarray(sheet).save(samples / "step-1.png")
     site = tmp_path / "site"
     export(run, "--out", site, "--runtime", runtime)
-    model = Translator.load(run)
+    model = Translator.load(run, precision="fp32")
     with host(site) as url:
         here = Visit(browser, url)
         np.testing.assert_array_equal(here.pixels("#canvas"), photo)
@@ -307,7 +307,7 @@ def test_threads_where_the_host_isolates_the_page_and_half_precision(
     assert all(
         f"{name}: {value}" in (tmp_path / "site" / "_headers").read_text() for name, value in headers.items()
     )
-    model = Translator.load(run)
+    model = Translator.load(run, precision="fp32")
     with host(tmp_path / "site", headers) as url:
         here = Visit(browser, url)
         assert here.page.evaluate("crossOriginIsolated")
@@ -379,10 +379,11 @@ GPU = """async () => {
 
 
 @in_chromium
+@pytest.mark.slow
 def test_webgpu_and_webassembly_when_it_fails(browser: Any, photos: Path, tmp_path: Path) -> None:
     """On a WebGPU that the processor plays, which is not taken unless the address insists."""
     flags = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan,WebGPU")
-    model = Translator.load(photos / "run")
+    model = Translator.load(photos / "run", precision="fp32")
     broken = tmp_path / "broken"
     shutil.copytree(photos / "site", broken)
     (broken / "runtime" / WEBGPU[2]).write_bytes(b"\0asm")

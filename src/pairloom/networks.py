@@ -164,7 +164,13 @@ class UNet(nn.Module):
         *inner, last = self.ups
         for i, up in enumerate(inner):
             h = part(self, self._up, up, h, skips.pop() if i else None, key)
-        return part(self, self._last, last, h, skips.pop() if inner else None, key)
+        skip = skips.pop() if inner else None
+        if not (self.recompute and self.training):
+            h, skip = (
+                self._join(h, skip),
+                None,
+            )  # so that what was joined is let go: here memory is at its peak
+        return part(self, self._last, last, h, skip, key)
 
     def _up(self, up: Up, h: Tensor, skip: Tensor | None, key: int | None) -> Tensor:
         y: Tensor = up(self._join(h, skip), key)
