@@ -205,6 +205,19 @@ def _check_suffix(path: Path) -> None:
         )
 
 
+def kind_of(head: bytes) -> Format | None:
+    """What the first 12 bytes of a file say that it is."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    return "NPY" if head.startswith(b"\x93NUMPY") else None
+
+
 def format_of(path: Path) -> Format:
     """What the first bytes say the file is."""
     _check_suffix(path)
@@ -219,16 +232,8 @@ def format_of(path: Path) -> Format:
         raise ImageError(f"{path}: cannot be opened ({error.strerror}); check its permissions.") from error
     if not head:
         raise ImageError(f"{path}: is empty (0 bytes); copy or export it again.")
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WebP"
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF"
-    if head.startswith(b"\x93NUMPY"):
-        return "NPY"
+    if (found := kind_of(head)) is not None:
+        return found
     raise ImageError(
         f"{path}: is not an image in a known format (it begins with {head[:8]!r});"
         " PNG, JPEG, WebP, TIFF and NPY can be read, so export it again as one of them."

@@ -1,4 +1,4 @@
-"""What both servers, that of the study and that of the page to draw on, need: headers, and a socket."""
+"""What both servers, the study's and the drawing page's, need: headers, a socket, and how it is served."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Mapping
 
+import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -77,3 +78,18 @@ def listen(host: str, port: int) -> socket.socket:
             "another --port."
         ) from error
     return listening
+
+
+def quiet_server(app: ASGIApp) -> uvicorn.Server:
+    """A server that says little, keeps idle connections 30 s, and ends within 5 s whatever still runs."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="on",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=5,
+    )
+    return uvicorn.Server(config)

@@ -12,16 +12,15 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tifffile
 from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from pairloom.formats import Format, kind_of
 from pairloom.pixels import MAX_CHANNELS
 from pairloom.serve.refusals import Refused
-
-Format = Literal["PNG", "JPEG", "WebP", "TIFF", "NPY"]
 
 CONTENT_TYPES: dict[str, Format] = {
     "image/png": "PNG",
@@ -67,19 +66,6 @@ class Limits:
         return 16 * self.max_pixels
 
 
-def format_of(head: bytes) -> Format | None:
-    """What the first 12 bytes of a file say that it is."""
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WebP"
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF"
-    return "NPY" if head.startswith(b"\x93NUMPY") else None
-
-
 def check(path: Path, expected: Format, limits: Limits) -> tuple[int, int]:
     """Height and width that a file declares, once nothing speaks against decoding it.
 
@@ -87,7 +73,7 @@ def check(path: Path, expected: Format, limits: Limits) -> tuple[int, int]:
         Refused: 415, it is not what its content type says; 413, too large; 400, damaged.
     """
     with path.open("rb") as file:
-        found = format_of(file.read(12))
+        found = kind_of(file.read(12))
     if found is None:
         raise Refused(415, "The image is none of PNG, JPEG, WebP, TIFF and NPY; export it as one of them.")
     if found != expected:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from starlette.requests import ClientDisconnect, Request
 
-from pairloom.serve.declared import CONTENT_TYPES, SUFFIXES, Format, Limits
+from pairloom.formats import Format
+from pairloom.serve.declared import CONTENT_TYPES, SUFFIXES, Limits
 from pairloom.serve.queue import Drawing
 from pairloom.serve.refusals import ClientGone, Refused
 

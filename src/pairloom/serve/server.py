@@ -28,7 +28,7 @@ from pairloom.serve.models import Served, load_models
 from pairloom.serve.queue import Line
 from pairloom.serve.refusals import ClientGone, Refused, ServeFault, Superseded
 from pairloom.serve.translating import Translating
-from pairloom.web import WithHeaders, listen
+from pairloom.web import WithHeaders, listen, quiet_server
 
 PAGES = Path(__file__).parent / "pages"
 STATIC = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -246,17 +246,7 @@ def make_server(models: Mapping[str, Served], settings: Settings) -> tuple[uvico
         listening = listen(settings.host, settings.port)
     except ValueError as error:
         raise ServeFault(str(error)) from error
-    config = uvicorn.Config(
-        create_app(models, settings),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",
-        lifespan="on",
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=5,
-    )
-    return uvicorn.Server(config), listening
+    return quiet_server(create_app(models, settings)), listening
 
 
 def serve(

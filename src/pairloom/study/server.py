@@ -26,7 +26,7 @@ from pairloom.study.bodies import Refused
 from pairloom.study.protocol import StudyFault, StudySettings
 from pairloom.study.store import Store
 from pairloom.study.visits import Visits
-from pairloom.web import WithHeaders, listen
+from pairloom.web import WithHeaders, listen, quiet_server
 
 MOST_LINKS = 100_000
 HEADERS = {
@@ -124,17 +124,7 @@ def make_server(folder: str | Path, host: str, port: int) -> tuple[uvicorn.Serve
     except StudyFault:
         listening.close()
         raise
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",
-        lifespan="on",
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=5,
-    )
-    return uvicorn.Server(config), listening
+    return quiet_server(app), listening
 
 
 def serve(folder: str | Path, host: str = "127.0.0.1", port: int = 8000) -> None:
