@@ -7,11 +7,13 @@ import shutil
 import signal
 import sys
 import tarfile
+import threading
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +38,7 @@ from pairloom.data import (
     training_batches,
 )
 from pairloom.data.packing import pack
+from pairloom.data.shard_files import ShardFiles
 from pairloom.data.shard_order import ShardOrder, windows
 from pairloom.evaluation.evaluate import evaluate
 
@@ -593,6 +596,27 @@ def test_the_copies_keep_to_their_room(
         batches_of(
             at_address, start=0, stop=6, shard_cache=str(tmp_path), shard_cache_gb=2 * max(sizes) / 1e9
         )
+
+
+def test_copies_at_the_same_time_know_of_each_other(
+    at_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = ShardFiles(at_address).index().shards[:2]
+    room = 1.5 * max(shard.bytes for shard in shards)  # for one of them
+    mine, other = (ShardFiles(at_address, str(tmp_path), room / 1e9) for _ in range(2))
+    meanwhile = threading.Thread(target=lambda: other.fault(shards[1]))
+    ask = ShardFiles._asked
+
+    def asked(self: ShardFiles, file: str, question: Any) -> Any:
+        if self is mine and file == shards[0].file:
+            meanwhile.start()
+            meanwhile.join(0.5)  # it makes room, and copies, if nothing holds it
+        return ask(self, file, question)
+
+    monkeypatch.setattr(ShardFiles, "_asked", asked)
+    assert not mine.fault(shards[0])
+    meanwhile.join()
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.tar")) <= room
 
 
 def test_a_copy_that_differs_from_the_index(at_address: str, tmp_path: Path, small_windows: None) -> None:

@@ -18,7 +18,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pairloom.data.addresses import filesystem, is_address, unopened
 from pairloom.data.pairs import DataError
@@ -146,7 +146,7 @@ class ShardFiles:
         try:
             self.table(shard)
             if self._remote:
-                self._fetch(shard, wait=True)  # what is copied is looked at
+                self._fetch(shard)  # what is copied is looked at
                 return ""
             with self._open_own(shard) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -227,7 +227,7 @@ class ShardFiles:
     def _open_copy(self, shard: Shard) -> BufferedReader:
         path = self._copy_of(shard)
         for _ in range(TRIES):  # another process may take it away between the two
-            self._fetch(shard, wait=True)
+            self._fetch(shard)
             with contextlib.suppress(FileNotFoundError):
                 file = path.open("rb")
                 os.utime(path)
@@ -237,18 +237,19 @@ class ShardFiles:
             f"{self._cache_gb:g}; give more."
         )
 
-    def _fetch(self, shard: Shard, *, wait: bool) -> None:
-        """Copy a shard unless it is there; when another process is at it, wait, or leave it to that."""
+    def _fetch(self, shard: Shard) -> None:
+        """Copy a shard unless it is there.
+
+        One at a time, of all processes and threads: whoever makes room knows all that is taken.
+        """
         path = self._copy_of(shard)
         if path.exists():
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock", timeout=-1 if wait else 0):
+            with FileLock(self.cache.parent / "copying.lock"):
                 if not path.exists():
                     self._copy(shard, path)
-        except Timeout:
-            return
         except OSError as error:
             raise DataError(
                 f"{path}: a shard cannot be copied there ({error.strerror or error}); name another folder "
@@ -316,4 +317,4 @@ class ShardFiles:
                 shard = self._ahead.pop(0)
             # Whoever reads the shard meets the same fault, and says so.
             with contextlib.suppress(DataError):
-                self._fetch(shard, wait=False)
+                self._fetch(shard)
