@@ -33,6 +33,14 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
+def among_data(out: Path, *folders: str | None) -> str | None:
+    """A sentence where `out` lies in a data folder, of whose images it would then be; None: it does not."""
+    for folder in map(Path, filter(None, folders)):
+        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            return f"{out}: lies in the data folder {folder}; choose a place beside it."
+    return None
+
+
 @contextlib.contextmanager
 def writing_whole(path: Path) -> Iterator[IO[bytes]]:
     """A file to write to, which takes its name only when it is whole: until then it lies beside, hidden.

@@ -24,6 +24,7 @@ from pairloom.ablation.tables import write_tables
 from pairloom.checkpoint import write_text_atomically
 from pairloom.config import Config
 from pairloom.data import DataError, PairSet, find_pairs, measure_specs
+from pairloom.disk import among_data
 from pairloom.evaluation.segmenter import SegmenterError
 from pairloom.fit import with_whole_paths
 from pairloom.translator import Translator
@@ -109,9 +110,8 @@ def ablate(
 
 
 def _refuse_among_the_data(out: Path, base: Config) -> None:
-    for folder in filter(None, (base.data.path, base.data.path_b)):
-        if out.resolve().is_relative_to(folder):
-            raise StudyError(f"{out}: lies in the data folder {folder}; choose an --out beside it.")
+    if (fault := among_data(out, base.data.path, base.data.path_b)) is not None:
+        raise StudyError(fault)
 
 
 def _chosen(name: str, base: Config, pairs: PairSet, options: Options) -> Study:

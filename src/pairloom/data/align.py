@@ -27,6 +27,7 @@ from pairloom.data.masks import known_pixels
 from pairloom.data.measuring import measure_specs
 from pairloom.data.pairs import DataError, Pair, PairSet
 from pairloom.data.registration import SEARCH_PX, SMALLEST_PX, SURE, Estimate, Model, Motion, register
+from pairloom.disk import among_data
 from pairloom.formats import holds_losslessly
 from pairloom.images import ImageError
 from pairloom.pixels import Array
@@ -205,9 +206,8 @@ def _check_arguments(data: DataConfig, out: Path, most_px: float | None, jobs: i
         raise DataError(f"most_px is {most_px}; it must be 1 or more pixels.")
     if jobs is not None and jobs < 1:
         raise DataError(f"jobs is {jobs}; it must be 1 or more.")
-    for folder in (Path(path) for path in (data.path, data.path_b) if path):
-        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"{out}: lies in the data folder {folder}; choose an --out beside it.")
+    if (fault := among_data(out, data.path, data.path_b)) is not None:
+        raise DataError(fault)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is there already, and not an empty folder; choose another --out.")
 

@@ -24,6 +24,7 @@ from pairloom.data.measuring import AUTO_LABEL_COLOURS, colours_of
 from pairloom.data.packing_plan import Item, PlannedShard, digest_of, padded, parts_of, plan
 from pairloom.data.pairs import DataError, PairSet, StoredPairs
 from pairloom.data.shard_index import INDEX, UNFINISHED, Index, Shard, Table, read_as
+from pairloom.disk import among_data
 from pairloom.images import ImageError
 from pairloom.palette import MAX_CLASSES
 
@@ -107,9 +108,8 @@ def _check(data: DataConfig, out: Path, shard_mb: float, per_shard: int) -> None
         raise DataError(f"shard_mb is {shard_mb}; it must be above 0.")
     if not 1 <= per_shard <= MOST_PER_SHARD:
         raise DataError(f"per_shard is {per_shard}; it must be between 1 and {MOST_PER_SHARD}.")
-    for folder in (Path(path) for path in (data.path, data.path_b) if path):
-        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"{out}: lies in the data folder {folder}; choose an OUT beside it.")
+    if (fault := among_data(out, data.path, data.path_b)) is not None:
+        raise DataError(fault)
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pairloom.data.masks import read_mask
 from pairloom.data.measuring import measure_specs
 from pairloom.data.pairs import DataError, Pair
 from pairloom.data.views import load_pair
+from pairloom.disk import among_data
 from pairloom.formats import holds_losslessly
 from pairloom.images import ImageError, ImageSpec
 from pairloom.pixels import Array, described
@@ -68,9 +69,8 @@ def prepare(data: DataConfig, out: str | Path, *, layout: Layout = "folders") ->
         data = replace(data, direction="AtoB")  # A stays A
     elif data.target_scaling == "auto":
         data = replace(data, target_scaling="full")  # files hold all of a photo's values
-    for folder in (Path(path) for path in (data.path, data.path_b) if path):
-        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"{out}: lies in the data folder {folder}; choose an --out beside it.")
+    if (fault := among_data(out, data.path, data.path_b)) is not None:
+        raise DataError(fault)
     found = find_pairs(data)
     specs = None
     if derivation(data) is not None:
