@@ -205,7 +205,8 @@ def test_an_ome_zarr_comes_back_as_one(version, tmp_path):
     array = picture((530, 400), 2, "uint16")
     source, out = tmp_path / "in" / "x.zarr", tmp_path / "out" / "x.zarr"
     source.parent.mkdir()
-    zarr_image(source, np.moveaxis(array, 2, 0), version=version, scale=[1.0, 0.5, 0.25], unit="micrometer")
+    there = {"scale": [1.0, 0.5, 0.25], "place": [0.0, 70.0, 80.0], "unit": "micrometer"}
+    zarr_image(source, np.moveaxis(array, 2, 0), version=version, **there)
     memory = least_memory(translator)
     (written,) = translate_files(translator, [source.parent], out.parent, memory_bytes=memory)
     assert written == out
@@ -220,6 +221,8 @@ def test_an_ome_zarr_comes_back_as_one(version, tmp_path):
     ]  # fmt: skip
     scales = [data["coordinateTransformations"][0]["scale"] for data in image["datasets"]]
     assert scales == [[1.0, 0.5, 0.25], [1.0, 1.0, 0.5]]
+    places = [data["coordinateTransformations"][1]["translation"] for data in image["datasets"]]
+    assert places == [[0.0, 70.0, 80.0]] * 2
     full, half = (group[data["path"]] for data in image["datasets"])
     expected, before = translator(array), full[:]
     assert full.chunks == (1, 512, 400) and full.dtype == np.float32

@@ -21,10 +21,11 @@ import tifffile
 
 from pairloom import __version__
 from pairloom.canvas import Canvas, windows
-from pairloom.ome_zarr import Described, describe, job_of, write_zarr
 from pairloom.pixels import Array, ImageError
+from pairloom.stacks.omezarr import Layout
 from pairloom.tiff import page_orientation
 from pairloom.windows import is_zarr
+from pairloom.zarr_windows import job_of, layout_of, write_pyramid
 
 TILE = 512
 """Pixels: side of a tile of the TIFF files written here."""
@@ -53,7 +54,7 @@ class Kept:
     """Pixels per unit along x and y, and the unit's number in a TIFF: 2 inch, 3 centimetre."""
     ome: dict[str, Any] | None = None
     """Physical sizes and units of an OME-TIFF; empty when it states none, None of any other file."""
-    zarr: Described | None = None
+    zarr: Layout | None = None
     """Of an OME-Zarr."""
 
     @property
@@ -74,7 +75,7 @@ def kept_of(path: Path) -> Kept:
     Of a TIFF that is stored turned nothing is kept: its tags are about the stored rows and columns.
     """
     if is_zarr(path):
-        return Kept(zarr=describe(path))
+        return Kept(zarr=layout_of(path))
     try:
         with tifffile.TiffFile(path) as tif:
             page = tif.pages.first
@@ -171,7 +172,7 @@ def write(
         levels = list(canvas.pyramid(labels=labels, within=within))
         counted = _counted(levels, tick)
         if path.suffix.lower() == ".zarr":
-            write_zarr(temporary, levels, kept.zarr, job, counted)
+            write_pyramid(temporary, levels, kept.zarr, job, counted)
         else:
             with temporary.open("xb") as file:
                 ome = kept.ome is not None or path.name.lower().endswith((".ome.tif", ".ome.tiff"))

@@ -4,7 +4,7 @@
 |---|---|
 | TIFF, BigTIFF | only the tiles or strips that touch the window are decoded (`tiff_windows`) |
 | NPY | a memory map |
-| OME-Zarr | only the chunks that touch the window (`ome_zarr`) |
+| OME-Zarr | only the chunks that touch the window (`zarr_windows`) |
 | others | decoded whole when opened, if that fits |
 
 Nothing is mapped for longer than a window is read, so that the pages of large files do not count as memory.
@@ -114,7 +114,7 @@ def open_windows(path: str | Path, spec: ImageSpec, *, memory_bytes: int = 2 * G
 
 def _opened(path: Path, spec: ImageSpec, memory_bytes: int) -> ImageWindows:
     if is_zarr(path):
-        from pairloom.ome_zarr import ZarrWindows
+        from pairloom.zarr_windows import ZarrWindows
 
         return ZarrWindows(path, memory_bytes)
     if path.suffix.lower() not in formats.FORMATS:

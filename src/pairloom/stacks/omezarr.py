@@ -26,6 +26,8 @@ class Layout:
     axes: tuple[dict[str, Any], ...]
     scale: tuple[float, ...]
     translation: tuple[float, ...]
+    chunks: tuple[int, ...]
+    """Pixels of each axis that must be decoded together; not carried."""
 
 
 def open_zarr(path: Path) -> Stack:
@@ -77,7 +79,7 @@ def open_zarr(path: Path) -> Stack:
         if units
         else {},
         unit=_UNITS.get(units[-1], units[-1]) if units else "",
-        origin=Layout(version, axes, scale, translation),
+        origin=Layout(version, axes, scale, translation, tuple(array.chunks)),
     )
 
 
@@ -115,7 +117,6 @@ def write_zarr(
         names: Of the channels, or none.
         limits: Low and high of each channel: how viewers show them.
     """
-    zarr = needed("zarr", folder, "OME-Zarr")
     layout: Layout = stack.origin
     axes, scale, translation = [*layout.axes], [*layout.scale], [*layout.translation]
     letters = stack.axes
@@ -126,21 +127,15 @@ def write_zarr(
         scale.insert(place, 1.0)
         translation.insert(place, 0.0)
     values = stack.as_stored(volume, letters)
-    newer = not layout.version.startswith("0.4") and float(layout.version[:3]) > 0.4
-    group = zarr.open_group(store=str(folder), mode="w", zarr_format=3 if newer else 2)
+    group = new_group(folder, layout.version)
     chunks = tuple(
         min(size, 512) if letter in "yx" else 1 for letter, size in zip(letters, values.shape, strict=True)
     )
-    options: dict[str, Any] = {} if newer else {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
-    array = group.create_array("0", shape=values.shape, chunks=chunks, dtype=values.dtype, **options)
-    array[...] = values
-    steps: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
-    if any(translation):
-        steps.append({"type": "translation", "translation": translation})
+    new_array(group, "0", values.shape, chunks, values.dtype.name, names=letters)[...] = values
     image: dict[str, Any] = {
         "name": folder.name.partition(".")[0],
         "axes": axes,
-        "datasets": [{"path": "0", "coordinateTransformations": steps}],
+        "datasets": [{"path": "0", "coordinateTransformations": steps(scale, translation)}],
     }
     shown = [
         {
@@ -151,8 +146,48 @@ def write_zarr(
         }
         for name, (low, high) in zip(names, limits, strict=bool(names))
     ]
-    omero = {"omero": {"channels": shown}} if names else {}
-    if newer:
-        group.attrs["ome"] = {"version": layout.version, "multiscales": [image], **omero}
+    describe(group, layout.version, image, **({"omero": {"channels": shown}} if names else {}))
+
+
+# -----------------------------------------------------------------------------------------------------------
+# What both writers need: that of stacks above, and that of large images (`zarr_windows.py`)
+
+
+def attributes_of(folder: Path) -> dict[str, Any]:
+    """Of the group in it."""
+    return dict(needed("zarr", folder, "OME-Zarr").open_group(store=str(folder), mode="r").attrs)
+
+
+def new_group(folder: Path, version: str) -> Any:
+    """The folder, made: Zarr 3 from version 0.5 on."""
+    zarr = needed("zarr", folder, "OME-Zarr")
+    return zarr.open_group(store=str(folder), mode="w", zarr_format=3 if _is_newer(version) else 2)
+
+
+def new_array(
+    group: Any, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, *, names: str
+) -> Any:
+    """An array in it; `names` are its axes, a letter each."""
+    if group.metadata.zarr_format == 3:
+        options: dict[str, Any] = {"dimension_names": list(names)}
     else:
-        group.attrs.update({"multiscales": [{"version": "0.4", **image}], **omero})
+        options = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+    return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, **options)
+
+
+def steps(scale: list[float], translation: list[float]) -> list[dict[str, Any]]:
+    """The coordinate transformations of a data set."""
+    found: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+    return [*found, {"type": "translation", "translation": translation}] if any(translation) else found
+
+
+def describe(group: Any, version: str, image: dict[str, Any], **beside: Any) -> None:
+    """Say which images a group holds."""
+    if _is_newer(version):
+        group.attrs["ome"] = {"version": version, "multiscales": [image], **beside}
+    else:
+        group.attrs.update({"multiscales": [{"version": "0.4", **image}], **beside})
+
+
+def _is_newer(version: str) -> bool:
+    return not version.startswith(("0.1", "0.2", "0.3", "0.4"))
