@@ -17,11 +17,12 @@ from pairloom import checkpoint as checkpoints
 from pairloom import config as configs
 from pairloom import configfile
 from pairloom.config import Config, ConfigError
-from pairloom.data import PairSet, find_pairs, fingerprint, measure_specs, spec_notes, training_batches
+from pairloom.data import PairSet, find_pairs, measure_specs, spec_notes, training_batches
 from pairloom.data.addresses import whole as whole_place
 from pairloom.data.remembered import Cache
 from pairloom.data.views import Transform
 from pairloom.devices import has_bf16, peak_memory_mb
+from pairloom.disk import among_data
 from pairloom.distributed import World, join
 from pairloom.fast_step import check_step, step_for
 from pairloom.health import LossHealth, NonFiniteLoss, legend
@@ -58,9 +59,8 @@ def train(config: Config, out: str | Path | None = None, *, transform: Transform
     """
     config = with_whole_paths(config)
     out = Path(out) if out is not None else Path("runs") / Path(config.data.path).stem
-    for folder in filter(None, (config.data.path, config.data.path_b)):
-        if out.resolve().is_relative_to(folder):
-            raise ConfigError(f"{out}: lies in the data folder {folder}; choose an --out beside it.")
+    if (fault := among_data(out, config.data.path, config.data.path_b)) is not None:
+        raise ConfigError(fault)
     check_tracker(config.logging.track)
     with join(config, out) as world:
         _train(world, config, out, transform)
@@ -70,7 +70,7 @@ def train(config: Config, out: str | Path | None = None, *, transform: Transform
 def _train(world: World, config: Config, out: Path, transform: Transform | None) -> None:
     pairs = world.all(lambda: find_pairs(config.data))
     cache = Cache(config.data, pairs.split("train"))
-    world.same(lambda: fingerprint(pairs.pairs), "images")
+    world.same(lambda: pairs.fingerprint, "images")
     device = world.device
     world.all(lambda: check_step(config.training, device, world.size))
     with world.run_dir(out) as run:
@@ -82,7 +82,7 @@ def _train(world: World, config: Config, out: Path, transform: Transform | None)
             source_spec, target_spec = run.read_specs()
             config = _same_run(config, run.read_config(), out)
             run.write_config(config)
-            if run.read_environment().get("data_fingerprint") != fingerprint(pairs.pairs):
+            if run.read_environment().get("data_fingerprint") != pairs.fingerprint:
                 console.say(
                     "Warning: the data set has changed since this run began; the order of images may differ."
                 )
@@ -99,7 +99,7 @@ def _train(world: World, config: Config, out: Path, transform: Transform | None)
                 source_spec,
                 target_spec,
                 device=str(device),
-                data_fingerprint=fingerprint(pairs.pairs),
+                data_fingerprint=pairs.fingerprint,
                 processes=world.facts(),
             )
         if world.leads:
@@ -257,7 +257,7 @@ def fit(
         provenance={
             "run": run.path.name,
             "pairs": len(train_pairs),
-            "data_fingerprint": fingerprint(pairs.pairs),
+            "data_fingerprint": pairs.fingerprint,
         },
     )
     train_state.generator.train()

@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -120,7 +121,7 @@ class Pair:
         return self.source.cut(array), self.target.cut(array)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PairSet:
     """All pairs of a data set, in natural order of their names, and what is to be said of them."""
 
@@ -136,6 +137,11 @@ class PairSet:
         if isinstance(self.pairs, StoredPairs):
             return self.pairs.split(name)
         return tuple(pair for pair in self.pairs if pair.split == name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """As the function `fingerprint`; the files are looked at when it is first asked for, then no more."""
+        return fingerprint(self.pairs)
 
 
 class StoredPairs(Sequence[Pair]):
@@ -241,11 +247,11 @@ def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
     Raises:
         DataError: A file is no longer there.
     """
-    if isinstance(stored := pairs.pairs if isinstance(pairs, PairSet) else pairs, StoredPairs):
-        return stored.fingerprint
+    if isinstance(pairs, PairSet | StoredPairs):
+        return pairs.fingerprint
     digest = hashlib.sha256()
     sizes: dict[str, int] = {}  # the slices of a volume have one file
-    for pair in pairs.pairs if isinstance(pairs, PairSet) else pairs:
+    for pair in pairs:
         parts = [pair.name, pair.split]
         for ref in filter(None, (pair.source, pair.target, pair.hole, pair.mask)):
             try:

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from pairloom import images
 from pairloom.checkpoint import write_text_atomically
 from pairloom.config import DataConfig
-from pairloom.data import DataError, Pair, PairSet, View, evaluation_view, evenly, find_pairs, fingerprint
+from pairloom.data import DataError, Pair, PairSet, View, evaluation_view, evenly, find_pairs
 from pairloom.data.addresses import whole
+from pairloom.disk import among_data
 from pairloom.evaluation.baselines import Baselines, Load, known_at_size
 from pairloom.evaluation.checkpoints import over_checkpoints
 from pairloom.evaluation.controls import PerImage
@@ -185,12 +186,8 @@ def evaluate(
 
 
 def _refuse_among_the_data(out: Path, data: DataConfig) -> None:
-    for folder in map(Path, filter(None, (data.path, data.path_b))):
-        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-            raise EvaluationError(
-                f"{out}: lies in the data folder {folder}, whose images would then be more; choose an --out "
-                "beside it."
-            )
+    if (fault := among_data(out, data.path, data.path_b)) is not None:
+        raise EvaluationError(fault)
 
 
 def data_of(translator: Translator, data: DataConfig | str | Path | None) -> tuple[DataConfig, bool]:
@@ -220,14 +217,14 @@ def data_of(translator: Translator, data: DataConfig | str | Path | None) -> tup
 def _is_copy(translator: Translator, data: DataConfig) -> bool:
     known = translator.provenance.get("data_fingerprint")
     try:
-        return known is not None and fingerprint(find_pairs(data)) == known
+        return known is not None and find_pairs(data).fingerprint == known
     except DataError:
         return False
 
 
 def _has_changed(translator: Translator, pair_set: PairSet) -> bool:
     known = translator.provenance.get("data_fingerprint")
-    return known is not None and fingerprint(pair_set) != known
+    return known is not None and pair_set.fingerprint != known
 
 
 def _same_place(a: str | Path, b: str | Path) -> bool:

@@ -27,7 +27,6 @@ from pairloom.checkpoint import write_text_atomically
 from pairloom.config import DataConfig
 from pairloom.data import Pair, evenly
 from pairloom.data.loading import item_rng, permutation
-from pairloom.data.pairs import fingerprint
 from pairloom.devices import pick_device
 from pairloom.evaluation.confusion import (
     MEASURES,
@@ -130,7 +129,7 @@ def train_segmenter(
         say(line)
     segmenter.provenance = {
         "pairloom": __version__,
-        "data": fingerprint(photos.pairs),
+        "data": photos.pairs.fingerprint,
         "notes": list(photos.notes),
         "train_photos": len(train),
         "val_photos": len(val),
