@@ -54,6 +54,14 @@ def gradients(net: nn.Module) -> dict[str, Tensor | None]:
     return {name: None if p.grad is None else p.grad.clone() for name, p in net.named_parameters()}
 
 
+def stepped_with(optimizer: torch.optim.Optimizer | None, net: nn.Module | None) -> dict[str, Tensor | None]:
+    """Filled by each step of the optimizer with the gradients that it had; none outlives the step."""
+    kept: dict[str, Tensor | None] = {}
+    if optimizer is not None and net is not None:
+        optimizer.register_step_pre_hook(lambda *_: kept.update(gradients(net)))
+    return kept
+
+
 def equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
     assert a.keys() == b.keys()
     return all(
@@ -81,10 +89,11 @@ def test_d_learns_while_g_is_frozen_and_the_reverse():
     def after_d(*_: object) -> None:
         seen["order"] = [*seen.get("order", []), "D"]
         seen["g"], seen["g_grad"] = weights(G), gradients(G)
-        seen["d"], seen["d_grad"] = weights(D), gradients(D)
+        seen["d"] = weights(D)
 
     def after_g(*_: object) -> None:
         seen["order"] = [*seen.get("order", []), "G"]
+        seen["d_grad"] = gradients(D)
 
     state.optimizer_d.register_step_post_hook(after_d)
     state.optimizer_g.register_step_post_hook(after_g)
@@ -95,10 +104,12 @@ def test_d_learns_while_g_is_frozen_and_the_reverse():
     assert equal(seen["g"], before_g)
     assert all(gradient is None for gradient in seen["g_grad"].values())
     assert not any(torch.equal(seen["d"][k], before_d[k]) for k in before_d)
-    # G's step: every weight of G moved, D is as its own step left it, and D got no further gradient.
+    # G's step: every weight of G moved, D is as its own step left it, and D got no gradient.
     assert not any(torch.equal(p, before_g[k]) for k, p in G.named_parameters())
     assert equal(weights(D), seen["d"])
-    assert equal(gradients(D), seen["d_grad"])
+    assert all(gradient is None for gradient in seen["d_grad"].values())
+    # The memory of gradients serves the next forward pass.
+    assert all(gradient is None for gradient in (gradients(G) | gradients(D)).values())
 
 
 def test_one_generated_image_serves_both_and_real_and_fake_pass_d_apart():
@@ -187,18 +198,19 @@ def reference_step(
     optimizer.step()
 
 
-def apart(net: nn.Module, reference: nn.Module) -> float:
-    """The largest difference of two networks' weights after a step.
+def apart(net: nn.Module, gradients: dict[str, Tensor | None], reference: nn.Module) -> float:
+    """The largest difference of two networks' weights after a step, with these gradients of the first.
 
     Adam's first step is rate * g / (|g| + 1e-8): where g is as small as its own rounding error, the weight
     says nothing; there both gradients must be as small.
     """
     largest, compared, count = 0.0, 0, 0
-    for ours, theirs in zip(net.parameters(), reference.parameters(), strict=True):
-        assert ours.grad is not None and theirs.grad is not None
+    for (name, ours), theirs in zip(net.named_parameters(), reference.parameters(), strict=True):
+        gradient = gradients[name]
+        assert gradient is not None and theirs.grad is not None
         size = theirs.grad.abs()
         sound = (size > 1e-4 * size.max()) | (size == 0)
-        if (ours.grad[~sound].abs() > 2e-4 * size.max()).any():
+        if (gradient[~sound].abs() > 2e-4 * size.max()).any():
             return float("inf")
         largest = max(largest, float((ours - theirs).detach()[sound].abs().max()))
         compared, count = compared + int(sound.sum()), count + sound.numel()
@@ -210,14 +222,16 @@ def both_ways(config: Config, n: int, **mistake: bool) -> tuple[float, float]:
     """One step by `train_step` and one by the reference: how far apart G's and D's weights are."""
     state = TrainState.create(config, CPU)
     G, D = copy.deepcopy(state.generator), copy.deepcopy(state.discriminator)
+    for_g = stepped_with(state.optimizer_g, state.generator)
+    for_d = stepped_with(state.optimizer_d, state.discriminator)
     x, y = batch(n)
     rng = torch.get_rng_state()
     train_step(state, x, y, config.objective, nullcontext())
     torch.set_rng_state(rng)
     reference_step(config, G, D, x, y, **mistake)
     assert (D is None) == (state.discriminator is None)
-    d = 0.0 if D is None or state.discriminator is None else apart(state.discriminator, D)
-    return apart(state.generator, G), d
+    d = 0.0 if D is None or state.discriminator is None else apart(state.discriminator, for_d, D)
+    return apart(state.generator, for_g, G), d
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -289,9 +303,9 @@ def test_halving_halves_ds_gradients():
     for halve in (True, False):
         config = resolved(objective__halve_d=halve)
         state = TrainState.create(config, CPU)
+        had = stepped_with(state.optimizer_d, state.discriminator)
         logs = step(state, config)
-        assert state.discriminator is not None
-        found.append((gradients(state.discriminator), logs["D_real"], logs["D_fake"]))
+        found.append((had, logs["D_real"], logs["D_fake"]))
     (halved, *logged), (whole, *logged_whole) = found
     for name, gradient in halved.items():
         assert torch.allclose(2 * gradient, whole[name], rtol=1e-5, atol=1e-9)

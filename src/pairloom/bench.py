@@ -87,6 +87,13 @@ def matrix_peak(dtype: torch.dtype) -> float:
     return 2 * n**3 / min(seconds(lambda: a @ b) for _ in range(5))
 
 
+def memory_rate() -> float:
+    """Bytes/s that a copy of more than caches hold reads and writes, the best of three."""
+    source = torch.ones(2**27)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source)) for _ in range(3))
+
+
 def cpu() -> tuple[str, str]:
     """The processor's name, and what it can do with bf16."""
     try:

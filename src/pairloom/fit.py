@@ -69,7 +69,7 @@ def train(config: Config, out: str | Path | None = None, *, transform: Transform
 
 def _train(world: World, config: Config, out: Path, transform: Transform | None) -> None:
     pairs = world.all(lambda: find_pairs(config.data))
-    cache = Cache(config.data, pairs.split("train"))
+    cache = Cache(config.data, pairs.split("train"), pairs.stamps)
     world.same(lambda: pairs.fingerprint, "images")
     device = world.device
     world.all(lambda: check_step(config.training, device, world.size))

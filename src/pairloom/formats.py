@@ -71,7 +71,8 @@ SUFFIXES = frozenset(FORMATS) | STACK_SUFFIXES
 
 def is_image_name(name: str) -> bool:
     """Whether its suffix is one of `SUFFIXES`."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES or suffix_of(name).lower() in SUFFIXES
+    dot = name.rfind(".")  # names are asked for by the hundred thousand
+    return (dot > 0 and name[dot:].lower() in SUFFIXES) or suffix_of(name).lower() in SUFFIXES
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ What is not finished lies beside the result (`unfinished`); the last tile done, 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -223,6 +224,7 @@ def translate_samples(
         )
     files = results if len(results) == 1 else results[:-2]
     for sample, path in enumerate(files):
+        started = time.monotonic()
         report = translate_large(
             translator,
             source,
@@ -235,7 +237,7 @@ def translate_samples(
             say=say,
         )
         if report is not None and say is not None:
-            say(f"{path}: {report.words()}")
+            say(f"{path}: {report.words()}, {time.monotonic() - started:.1f} s with the file")
         yield path
     if len(results) > 1:
         kept = replace(containers.kept_of(source), nodata="")

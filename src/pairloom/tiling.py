@@ -76,7 +76,7 @@ class TileReport:
                 f"arithmetic: {self.ratio:.2f} times one whole pass",
                 f"statistics: {gathered}",
                 f"tile mismatch: {mismatch}",
-                f"{self.seconds:.1f} s",
+                f"time: {self.seconds:.1f} s for the tiles",
             ]
         )
 

@@ -177,9 +177,9 @@ def train_step(
             loss_d = loss_d + objective.gradient_penalty * penalty
         if objective.halve_d:
             loss_d = loss_d / 2
-        state.optimizer_d.zero_grad(set_to_none=True)
         loss_d.backward()  # type: ignore[no-untyped-call]
         state.optimizer_d.step()
+        state.optimizer_d.zero_grad(set_to_none=True)  # now, so that no forward pass finds them in memory
         logs |= {"D_real": terms.real, "D_fake": terms.fake}
         if mode != "wgan-gp":  # a critic's zero means nothing
             logs["D_real_accuracy"] = losses.accuracy(logits_real, mode, real=True, seen=seen)
@@ -200,9 +200,9 @@ def train_step(
     if objective.lambda_l2 > 0:
         logs["G_L2"] = losses.l2(y_hat, y, valid)
         loss_g = loss_g + objective.lambda_l2 * logs["G_L2"]
-    state.optimizer_g.zero_grad(set_to_none=True)
     loss_g.backward()  # type: ignore[no-untyped-call]
     state.optimizer_g.step()
+    state.optimizer_g.zero_grad(set_to_none=True)
 
     state.step += 1
     state.images_seen += x.shape[0]

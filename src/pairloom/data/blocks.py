@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,8 @@ _INDEX_BYTES = 8 * len(COLUMNS) + 4
 """Of an image in the index, beside its key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """An image as it is to be decoded."""
+class Wanted(NamedTuple):
+    """An image as it is to be decoded; of a kind that is quickly made, as there may be a million."""
 
     key: str
     """See `key_of`."""

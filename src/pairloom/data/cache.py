@@ -13,7 +13,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -41,6 +40,7 @@ from pairloom.data.blocks import (
     write_block,
 )
 from pairloom.data.pairs import ImageRef, Pair
+from pairloom.data.stamps import Stamps
 from pairloom.images import ImageSpec
 from pairloom.pixels import Array
 
@@ -68,25 +68,6 @@ def folder_of(data: DataConfig) -> Path | None:
     places = [str(Path(place).resolve()) for place in (data.path, data.path_b) if place]
     digest = hashlib.sha256("\0".join(places).encode(errors="surrogateescape")).hexdigest()[:12]
     return root / "decoded" / f"{Path(places[0]).stem}-{digest}"
-
-
-class Stamps:
-    """Size and time of files, each looked at once."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[int, int] | None] = {}  # texts: to hash a Path is slow
-
-    def of(self, path: Path) -> tuple[int, int] | None:
-        """Bytes, and nanoseconds of the last change; None: it is gone, or a folder, not a file."""
-        place = str(path)
-        if place not in self._known:
-            try:
-                found = os.stat(place)
-                folder = stat.S_ISDIR(found.st_mode)
-                self._known[place] = None if folder else (found.st_size, found.st_mtime_ns)
-            except OSError:
-                self._known[place] = None
-        return self._known[place]
 
 
 @dataclass
@@ -168,7 +149,8 @@ def wanted_images(pairs: Sequence[Pair], source_spec: ImageSpec, target_spec: Im
     """
     wanted: Images = {}
     for pair in pairs:
-        one = (pair.source.path, pair.source.part) == (pair.target.path, pair.target.part)
+        a, b = pair.source, pair.target
+        one = str(a.path) == str(b.path) and a.part == b.part
         # As `Pair.read` and, of a single photo, `derive.read_photo` decode them.
         single = one and pair.source == pair.target
         sides = [(pair.source, source_spec), (pair.target, target_spec)]

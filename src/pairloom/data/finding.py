@@ -11,7 +11,7 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -26,10 +26,9 @@ from pairloom.data.listing import (
     natural,
     shown,
     side_splits,
-    without_collection,
 )
 from pairloom.data.mask_folder import with_masks
-from pairloom.data.pairs import SPLITS, DataError, ImageRef, Pair, PairSet
+from pairloom.data.pairs import SPLITS, DataError, ImageRef, Pair, PairSet, without_collection
 from pairloom.data.photos import find_photos
 from pairloom.data.shards import are_shards, open_shards
 from pairloom.data.slices import cut_volumes, with_parts
@@ -76,7 +75,7 @@ def _found(root: Path, data: DataConfig) -> PairSet:
     if not found.pairs:
         raise DataError(_nothing_found(root, found))
 
-    pairs, notes = _with_splits(cut_volumes(_grouped(found.pairs, data), data), data)
+    pairs, notes = _with_splits(cut_volumes(_grouped(found, data), data), data)
     notes = [*found.notes, *notes]
     if data.direction == "BtoA":
         pairs = [replace(pair, source=pair.target, target=pair.source) for pair in pairs]
@@ -126,7 +125,7 @@ def _side_by_side(root: Path) -> PairSet:
             folder = splits[split]
             for name, file in in_order(list_images(folder)):
                 path = folder / file
-                pairs.append(Pair(name, ImageRef(path, "left"), ImageRef(path, "right"), split, ""))
+                pairs.append(Pair(name, ImageRef(path, "left"), ImageRef(path, "right"), split, name))
     unused = beside([root], splits.values(), base=root)
     return PairSet("side-by-side", tuple(pairs), tuple(unused))
 
@@ -144,7 +143,7 @@ def _two_folders(
             for name, file in in_order(files_a):
                 if name in files_b:
                     left, right = ImageRef(folders[0] / file), ImageRef(folders[1] / files_b[name])
-                    pairs.append(Pair(name, left, right, split, ""))
+                    pairs.append(Pair(name, left, right, split, name))
         for own, other, files, partners in (
             (folders[0], folders[1], files_a, files_b),
             (folders[1], folders[0], files_b, files_a),
@@ -252,14 +251,17 @@ def _free_name(name: str, split: str, taken: set[tuple[str, str]]) -> str:
 # Groups and splits
 
 
-def _grouped(pairs: Iterable[Pair], data: DataConfig) -> list[Pair]:
+def _grouped(found: PairSet, data: DataConfig) -> Sequence[Pair]:
     """Each pair with its group: the manifest's, else the pattern's, else the first name of its source."""
     by_pattern = None if data.group_pattern is None else _by_pattern(data.group_pattern)
+    if found.layout != "manifest" and by_pattern is None:
+        return found.pairs  # a source is a file here, and has one name
     first: dict[ImageRef, str] = {}
     grouped = []
-    for pair in pairs:
+    for pair in found.pairs:
         name = first.setdefault(pair.source, pair.name)  # further targets of a source stay with its first
-        group = pair.group or (name if by_pattern is None else by_pattern(pair.name))
+        stated = pair.group if found.layout == "manifest" else ""
+        group = stated or (name if by_pattern is None else by_pattern(pair.name))
         grouped.append(replace(pair, group=group))
     return grouped
 

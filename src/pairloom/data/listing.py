@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -60,8 +58,7 @@ def list_images(root: Path) -> dict[str, str]:
             f"them to {root / 'NAME'}."
         )
     files: dict[str, str] = {}
-    for file in _walk(str(root), "", {os.path.realpath(root)}):
-        name = stem_of(file) if _is_image(os.path.basename(file)) else file  # a series is a folder
+    for file, name in _walk(str(root), "", {os.path.realpath(root)}):
         if name in files:
             raise DataError(
                 f"{root / files[name]} and {root / file} have the same name; partners are found by name, so "
@@ -71,15 +68,19 @@ def list_images(root: Path) -> dict[str, str]:
     return files
 
 
-def _walk(folder: str, prefix: str, links: set[str]) -> Iterator[str]:
-    """Images below a folder. Linked folders are entered, each once, so that a cycle of links ends."""
+def _walk(folder: str, prefix: str, links: set[str]) -> Iterator[tuple[str, str]]:
+    """Images below a folder, each with its name: without the suffix, but whole of a folder with a series.
+
+    Linked folders are entered, each once, so that a cycle of links ends.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
                 if entry.name.lower().endswith(".zarr") or is_series(Path(entry.path)):
-                    yield prefix + entry.name
+                    name = stem_of(entry.name) if _is_image(entry.name) else entry.name
+                    yield prefix + entry.name, prefix + name
                     continue
                 if entry.is_symlink():
                     real = os.path.realpath(entry.path)
@@ -88,7 +89,7 @@ def _walk(folder: str, prefix: str, links: set[str]) -> Iterator[str]:
                     links.add(real)
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", links)
             elif _is_image(entry.name):
-                yield prefix + entry.name
+                yield prefix + entry.name, prefix + stem_of(entry.name)
 
 
 _DIGITS = re.compile(r"([0-9]+)")
@@ -126,15 +127,3 @@ def beside(roots: Iterable[Path], used: Collection[Path], *, base: Path | None) 
             for path in sorted(files + unused, key=lambda path: natural(path.name))
         ]
     return sentences
-
-
-@contextlib.contextmanager
-def without_collection() -> Iterator[None]:
-    """Of a million new objects all are needed: to look for garbage among them takes a third of the time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +17,9 @@ from torch import Tensor
 from pairloom import images
 from pairloom.config import DataConfig
 from pairloom.content import Content
+from pairloom.data.stamps import Stamps
 from pairloom.images import ImageError, ImageSpec
 from pairloom.pixels import Array
-from pairloom.stacks.sizes import bytes_of
 from pairloom.stacks.stack import WHOLE, Part
 
 SPLITS = ("train", "val", "test")
@@ -141,7 +143,16 @@ class PairSet:
     @cached_property
     def fingerprint(self) -> str:
         """As the function `fingerprint`; the files are looked at when it is first asked for, then no more."""
-        return fingerprint(self.pairs)
+        pairs = self.pairs
+        if isinstance(pairs, StoredPairs):
+            return pairs.fingerprint
+        with without_collection():
+            return _fingerprint(pairs, self.stamps)
+
+    @cached_property
+    def stamps(self) -> Stamps:
+        """Of its files, as they were when they were looked at first."""
+        return Stamps()
 
 
 class StoredPairs(Sequence[Pair]):
@@ -241,6 +252,18 @@ def label_sides(source_spec: ImageSpec, target_spec: ImageSpec) -> tuple[bool, b
     return source_spec.kind == "labels", target_spec.kind == "labels"
 
 
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Of a million new objects all are needed: to look for garbage among them takes a third of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
     """Hash over names, splits and file sizes: a copy elsewhere has the same.
 
@@ -249,18 +272,24 @@ def fingerprint(pairs: PairSet | Sequence[Pair]) -> str:
     """
     if isinstance(pairs, PairSet | StoredPairs):
         return pairs.fingerprint
+    with without_collection():
+        return _fingerprint(pairs, Stamps())
+
+
+def _fingerprint(pairs: Sequence[Pair], stamps: Stamps) -> str:
     digest = hashlib.sha256()
-    sizes: dict[str, int] = {}  # the slices of a volume have one file
     for pair in pairs:
-        parts = [pair.name, pair.split]
-        for ref in filter(None, (pair.source, pair.target, pair.hole, pair.mask)):
+        text = f"{pair.name}\0{pair.split}"
+        for ref in (pair.source, pair.target, pair.hole, pair.mask):
+            if ref is None:
+                continue
             try:
-                place = str(ref.path)
-                size = sizes[place] if place in sizes else sizes.setdefault(place, bytes_of(ref.path))
+                size = stamps.bytes_of(ref.path)
             except OSError as error:
                 raise DataError(f"{ref.path} is no longer readable ({error.strerror}).") from error
-            parts += [ref.path.name, str(ref.half), str(size)]
-            parts += [repr(ref.part)] if ref.part is not WHOLE and ref.part != WHOLE else []
+            text += f"\0{ref.path.name}\0{ref.half}\0{size}"
+            if ref.part is not WHOLE and ref.part != WHOLE:
+                text += f"\0{ref.part!r}"
         # The names of files are bytes, which need not be UTF-8.
-        digest.update("\0".join(parts).encode(errors="surrogateescape") + b"\n")
+        digest.update(f"{text}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

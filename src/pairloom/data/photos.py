@@ -29,7 +29,7 @@ def find_photos(root: Path, data: DataConfig) -> PairSet:
                 unpaired.append(f"{shown(folder / file, root)} has no mask in {masked}")
                 continue
             hole = ImageRef(masked / masks[name]) if own_holes else None
-            pairs.append(Pair(name, photo, photo, split, "", hole))
+            pairs.append(Pair(name, photo, photo, split, name, hole))
     unpaired += beside([root], splits.values(), base=root)
     return PairSet("photos", tuple(pairs), tuple(unpaired))
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from pairloom.config import CACHE_FIELDS, HOLES, DataConfig
 from pairloom.data.blocks import key_of
-from pairloom.data.cache import Decoded, Say, Stamps, decode, folder_of, wanted_images
-from pairloom.data.listing import without_collection
-from pairloom.data.pairs import ImageRef, Pair
+from pairloom.data.cache import Decoded, Say, decode, folder_of, wanted_images
+from pairloom.data.pairs import ImageRef, Pair, without_collection
+from pairloom.data.stamps import Stamps
 from pairloom.disk import writing_whole
 from pairloom.images import ImageError, ImageSpec
 
@@ -31,7 +31,7 @@ class Cache:
     data: DataConfig
     pairs: Sequence[Pair]
     """Those that are trained on."""
-    _stamps: Stamps = field(default_factory=Stamps)
+    stamps: Stamps = field(default_factory=Stamps)
     _stamp: str | None = None
 
     @property
@@ -69,7 +69,7 @@ class Cache:
         with without_collection():
             wanted = wanted_images(self.pairs, source, target)
             room = round(self.data.cache_gb * 1e9)
-            return decode(folder, wanted, room=room, stamps=self._stamps, say=say)
+            return decode(folder, wanted, room=room, stamps=self.stamps, say=say)
 
     def _recall(self, name: str) -> Any:
         folder, stamp = self.folder, self._files_and_settings()
@@ -91,22 +91,22 @@ class Cache:
     def _files_and_settings(self) -> str | None:
         """Changes with whatever could change a measurement; None: that cannot be told."""
         if self._stamp is None and self.folder is not None:
-            settings = {k: v for k, v in asdict(self.data).items() if k not in CACHE_FIELDS}
-            digest = hashlib.sha256(json.dumps([settings, metadata.version("pairloom")]).encode())
-            files = [self.data.source_palette, self.data.target_palette, self.data.edge_model]
-            files += [] if self.data.hole in HOLES else [self.data.hole]
-            for path in filter(None, files):
-                digest.update(repr(self._stamps.of(Path(path))).encode())
-            for pair in self.pairs:
-                for ref in filter(None, (pair.source, pair.target, pair.mask)):
-                    found = self._stamps.of(ref.path)
-                    if found is None:
-                        self._stamp = ""
-                        return None
-                    part = f"{key_of(ref.path, ref.part, '', '')}\0{ref.half}\0{found}\n"
-                    digest.update(part.encode(errors="surrogateescape"))
-            self._stamp = digest.hexdigest()[:16]
+            with without_collection():
+                self._stamp = self._digest()
         return self._stamp or None
+
+    def _digest(self) -> str:
+        settings = {k: v for k, v in asdict(self.data).items() if k not in CACHE_FIELDS}
+        digest = hashlib.sha256(json.dumps([settings, metadata.version("pairloom")]).encode())
+        files = [self.data.source_palette, self.data.target_palette, self.data.edge_model]
+        files += [] if self.data.hole in HOLES else [self.data.hole]
+        for path in filter(None, files):
+            digest.update(repr(self.stamps.of(Path(path))).encode())
+        refs = [r for pair in self.pairs for r in (pair.source, pair.target, pair.mask) if r is not None]
+        stamps = [self.stamps.of(ref.path) for ref in refs]
+        lines = [f"{key_of(ref.path, ref.part, '', '')}\0{ref.half}" for ref in refs]
+        digest.update(f"{lines}\n{stamps}".encode(errors="surrogateescape"))
+        return "" if None in stamps else digest.hexdigest()[:16]
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:

@@ -13,13 +13,14 @@ from pairloom.stacks.suffixes import is_always_stack, may_be_stack, suffix_of
 _OPENED: Kept[Stack] = Kept(HEADERS, lambda _: 1)
 
 
-_FLAT = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy"})
+_FLAT = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy")
 
 
 def is_stack(path: Path, axis: str = "auto") -> bool:
     """Whether a file, or a folder, is read as a stack: by its name, with a slice axis also TIFF and NPY."""
-    flat = path.suffix.lower() in _FLAT
-    if flat and axis == "auto" and not path.stem.lower().endswith(".ome"):
+    name = path.name.lower()
+    flat = name.endswith(_FLAT)
+    if flat and axis == "auto" and not name.rpartition(".")[0].endswith(".ome"):
         return False  # nearly all files: asked for by the hundred thousand
     if is_always_stack(path) or (axis != "auto" and may_be_stack(path)):
         return True

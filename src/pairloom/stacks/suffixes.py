@@ -13,7 +13,10 @@ _DOUBLE = (".nii.gz", ".ome.tif", ".ome.tiff", ".ome.zarr")
 def suffix_of(path: str | PurePath) -> str:
     """As written, with both parts of `.nii.gz`, `.ome.tif`, `.ome.tiff` and `.ome.zarr`."""
     # Without a PurePath for each: names are asked for by the hundred thousand.
-    name = path.name if isinstance(path, PurePath) else os.path.basename(path) or PurePath(path).name
+    if isinstance(path, PurePath):
+        name = path.name
+    else:
+        name = path if os.sep not in path else os.path.basename(path) or PurePath(path).name
     if name.lower().endswith(_DOUBLE):
         for double in _DOUBLE:
             if name.lower().endswith(double) and len(name) > len(double):
