@@ -15,15 +15,12 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +28,14 @@ import torch
 from torch import Tensor
 
 from pairloom import presets
-from pairloom.bench import cpu, seconds
+from pairloom.bench import seconds
 from pairloom.checkpoint import save_weights
 from pairloom.devices import peak_memory_mb
 from pairloom.export import export_model
 from pairloom.images import ImageSpec
 from pairloom.networks import build_generator
 from pairloom.translator import Semantics, Translator
+from result import save
 
 BACKENDS = {
     "torch fp32": "generator.safetensors",
@@ -139,13 +137,6 @@ def measure(folder: Path, names: list[str], batch: int, size: int, rounds: int) 
     }
 
 
-def version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=256)
@@ -170,7 +161,6 @@ def main() -> None:
 
     there = importlib.util.find_spec("openvino") is not None
     names = [name for name in BACKENDS if there or "OpenVINO" not in name]
-    load = [os.getloadavg()[0]]
     results: dict[str, Any] = {}
     exports: dict[str, dict[str, str]] = {}
     for width in arguments.widths:
@@ -179,26 +169,13 @@ def main() -> None:
             for batch in arguments.batches:
                 key = f"{width} base channels, batch {batch}"
                 results[key] = measure(Path(folder), names, batch, size, arguments.rounds)
-                load.append(os.getloadavg()[0])
                 print(json.dumps({key: results[key]}, indent=2), file=sys.stderr, flush=True)
-    name, features = cpu()
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/backends.py", *sys.argv[1:]]),
-        "cpu": f"{name} ({features})",
-        "threads": torch.get_num_threads(),
-        "load_average_1_min": [round(value, 1) for value in load],
-        "versions": {p: version(p) for p in ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")},
+    figures = {
         "process_that_only_imports_mb": memory_of("nothing", Path(), 1, size),
         "exports": exports,
         "results": results,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    target = Path(__file__).parent / "results"
-    target.mkdir(exist_ok=True)
-    machine = re.sub(r"\W+", "-", name.lower()).strip("-")
-    (target / f"backends_{size}.{machine}.json").write_text(text + "\n", encoding="utf-8")
+    save(f"backends_{size}", figures, "onnx", "onnxscript", "onnxruntime", "openvino")
 
 
 if __name__ == "__main__":

@@ -11,17 +11,12 @@ time spent waiting for data is taken. The result goes to benchmarks/results/, a 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +32,7 @@ from pairloom.data.sample import write_sample_set
 from pairloom.devices import has_bf16
 from pairloom.images import ImageSpec
 from pairloom.training import TrainState, train_step
-from train_step import cpu
+from result import save
 
 Specs = tuple[ImageSpec, ImageSpec]
 
@@ -157,24 +152,13 @@ def main() -> None:
         for _ in range(2):
             for name, held in (("without", None), ("with", decoded)):
                 shares[name].append(round(wait_share(config, specs, held, arguments.steps), 4))
-    machine, features = cpu()
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/data_reading.py", *sys.argv[1:]]),
-        "cpu": f"{machine} ({features})",
-        "threads": threads,
-        "load_average": [round(load, 1) for load in os.getloadavg()],
-        "torch": torch.__version__,
+    figures = {
         "pairs": arguments.pairs,
         "size": arguments.size,
         "readers": readers,
         "share_of_a_training_spent_waiting": shares,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    place = re.sub(r"\W+", "-", machine.lower()).strip("-")
-    out = Path(__file__).parent / "results" / f"data_reading_{arguments.size}.{place}.json"
-    out.write_text(text + "\n", encoding="utf-8")
+    save(f"data_reading_{arguments.size}", figures)
 
 
 if __name__ == "__main__":

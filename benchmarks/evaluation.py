@@ -11,24 +11,20 @@ result goes to benchmarks/results/, a file for each kind of machine.
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import sys
 import tempfile
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from pairloom import presets
-from pairloom.bench import cpu
 from pairloom.data import find_pairs, load_pair, measure_specs
 from pairloom.data.sample import write_sample_set
 from pairloom.evaluation.evaluate import evaluate
 from pairloom.networks import build_generator
 from pairloom.translator import Translator
+from result import save
 
 
 def translator_for(path: Path, size: int) -> Translator:
@@ -79,24 +75,14 @@ def main() -> None:
         after = read_and_translate(translator, third)
 
     least = (before + after) / 2
-    name, features = cpu()
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/evaluation.py", *sys.argv[1:]]),
-        "cpu": f"{name} ({features})",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+    figures = {
         "pairs": arguments.pairs,
         "size": arguments.size,
         "least_seconds_per_pair": [round(before, 4), round(after, 4)],
         "whole_seconds_per_pair": round(whole, 4),
         "whole_over_least": round(whole / least, 2),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    machine = re.sub(r"\W+", "-", name.lower()).strip("-")
-    out = Path(__file__).parent / "results" / f"evaluation_{arguments.size}_{arguments.pairs}.{machine}.json"
-    out.write_text(text + "\n", encoding="utf-8")
+    save(f"evaluation_{arguments.size}_{arguments.pairs}", figures)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 All translate the same noise in turn, A B C A B C ..., in one process; ratios are to eager fp32 in the
 same round, and the median over the rounds is given. Dropout is off, so that the time is the network's. The
 roofline: the generator's matrix FLOPs over the peak of a bf16 matrix product, and the weights' bytes in bf16
-over the bandwidth of reading, both measured between the rounds, the best of them; their sum is the least time
+over the rate of a copy, both measured between the rounds, the best of them; their sum is the least time
 for a batch, and is compared with the least of the times. Weights are random: they change neither. The result
 goes to benchmarks/results/, a file for each kind of machine.
 """
@@ -15,14 +15,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
-import re
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +27,16 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from backends import noise, version
+from backends import noise
 from pairloom import presets
+from pairloom.bench import matrix_peak, memory_rate, seconds
 from pairloom.checkpoint import save_weights
 from pairloom.export import export_model
 from pairloom.images import ImageSpec
 from pairloom.inference import Prepared
 from pairloom.networks import Generator, build_generator
 from pairloom.translator import Semantics, Translator
-from train_step import cpu, seconds
+from result import save
 
 FIRST = "eager fp32"
 """What the others are measured against."""
@@ -73,44 +71,30 @@ def networks(folder: Path, size: int) -> tuple[Generator, dict[str, Callable[[Te
     return net, {name: lambda x, way=way: way(x, None) for name, way in ways.items()}  # type: ignore[misc]
 
 
-def matrix_rate() -> float:
-    """FLOP/s of a bf16 matrix product of 2048 x 2048."""
-    n = 2048
-    a, b = torch.randn(n, n).bfloat16(), torch.randn(n, n).bfloat16()
-    return 2 * n**3 / min(seconds(lambda: a @ b) for _ in range(2))
-
-
-def bandwidth(flat: Tensor) -> float:
-    """Bytes a second of a sum over more than caches hold."""
-    return flat.nbytes / min(seconds(flat.sum) for _ in range(2))
-
-
 def measure(
     net: Generator, ways: dict[str, Callable[[Tensor], Any]], batch: int, size: int, rounds: int
 ) -> dict[str, Any]:
     """Times, ratios and the roofline."""
-    x, flat = noise(batch, size), torch.ones(2**28)
+    x = noise(batch, size)
     counter = FlopCounterMode(display=False)
     with counter:
         expected = net(x, None)
     times: dict[str, list[float]] = {name: [] for name in ways}
-    peaks, bandwidths = [], []
+    peak = rate = 0.0
     for i in range(rounds + 1):
         for name, way in ways.items():
             taken = seconds(lambda way=way: way(x))  # type: ignore[misc]
             if i:  # the first round warms up
                 times[name].append(taken)
-        peaks.append(matrix_rate())
-        bandwidths.append(bandwidth(flat))
-    peak, bytes_a_second = max(peaks), max(bandwidths)
+        peak, rate = max(peak, matrix_peak(torch.bfloat16)), max(rate, memory_rate())
     weights = sum(p.numel() for p in net.parameters())
-    roofline = counter.get_total_flops() / peak + 2 * weights / bytes_a_second
+    roofline = counter.get_total_flops() / peak + 2 * weights / rate
     found: dict[str, Any] = {
         "roofline": {
             "milliseconds": round(1000 * roofline, 1),
             "gflop": round(counter.get_total_flops() / 1e9, 1),
             "bf16_peak_gflops": round(peak / 1e9),
-            "gigabytes_a_second": round(bytes_a_second / 1e9, 1),
+            "memory_gigabytes_a_second": round(rate / 1e9, 1),
         }
     }
     for name, values in times.items():
@@ -134,31 +118,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    load = [os.getloadavg()[0]]
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         net, ways = networks(Path(folder), arguments.size)
         for batch in arguments.batches:
             results[f"batch {batch}"] = measure(net, ways, batch, arguments.size, arguments.rounds)
-            load.append(os.getloadavg()[0])
             print(json.dumps({f"batch {batch}": results[f"batch {batch}"]}, indent=2), file=sys.stderr)
-    name, features = cpu()
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/inference.py", *sys.argv[1:]]),
-        "cpu": f"{name} ({features})",
-        "threads": torch.get_num_threads(),
-        "load_average_1_min": [round(value, 1) for value in load],
-        "versions": {p: version(p) for p in ("torch", "onnx", "onnxruntime", "openvino")},
-        "results": results,
-    }
-    text = json.dumps(result, indent=2)
-    print(text)
-    target = Path(__file__).parent / "results"
-    target.mkdir(exist_ok=True)
-    machine = re.sub(r"\W+", "-", name.lower()).strip("-")
-    name = f"inference_{arguments.size}_threads_{arguments.threads}.{machine}.json"
-    (target / name).write_text(text + "\n", encoding="utf-8")
+    name = f"inference_{arguments.size}_threads_{arguments.threads}"
+    save(name, {"results": results}, "onnx", "onnxruntime", "openvino")
 
 
 if __name__ == "__main__":

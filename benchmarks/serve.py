@@ -13,9 +13,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import io
-import json
-import os
-import platform
 import re
 import subprocess
 import sys
@@ -23,8 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,13 +27,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pairloom.bench import cpu
 from pairloom.checkpoint import save_weights
 from pairloom.config import Config, DataConfig, DiscriminatorConfig, GeneratorConfig
 from pairloom.data.sample import draw_labels, draw_layout
 from pairloom.images import ImageSpec
 from pairloom.networks import build_discriminator, build_generator
 from pairloom.translator import Translator
+from result import save
 
 CASES = {
     "png": ("picture=1", "image/png"),
@@ -129,7 +124,6 @@ def main() -> None:
     parser.add_argument("--base-channels", type=int, default=32)
     parser.add_argument("--requests", type=int, default=60, help="of each kind")
     arguments = parser.parse_args()
-    load = [round(os.getloadavg()[0], 1)]  # of whatever else the machine does
     found = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -140,33 +134,14 @@ def main() -> None:
                 ask(where, bodies[:5], query, accept)  # warm
                 trips, models = ask(where, bodies, query, accept)
                 found[case] = {"round_trip_ms": percentiles(trips), "model_ms": percentiles(models)}
-    load.append(round(os.getloadavg()[0], 1))
-    name, features = cpu()
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/serve.py", *sys.argv[1:]]),
-        "cpu": f"{name} ({features})",
-        "cores": os.cpu_count(),
-        "load_average_before_and_after": load,
-        "niceness": os.nice(0),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "starlette": version("starlette"),
-            "uvicorn": version("uvicorn"),
-        },
+    figures = {
         "size": arguments.size,
         "base_channels": arguments.base_channels,
         "requests_of_each_kind": arguments.requests,
         "kilobytes_sent": round(float(np.mean([len(body) for body in bodies])) / 1000, 1),
         "cases": found,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    machine = re.sub(r"\W+", "-", name.lower()).strip("-")
-    kind = f"{arguments.size}_{arguments.base_channels}"
-    out = Path(__file__).parent / "results" / f"serve_{kind}.{machine}.json"
-    out.write_text(text + "\n", encoding="utf-8")
+    save(f"serve_{arguments.size}_{arguments.base_channels}", figures, "starlette", "uvicorn")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from tqdm import tqdm
 from pairloom.config import DataConfig
 from pairloom.data import PairSet, find_pairs, measure_specs, training_batches
 from pairloom.data.packing import pack
-from train_step import cpu
+from result import save
 
 ROUNDS = 5
 READ = 1000
@@ -171,15 +170,9 @@ def main() -> None:
         each = [s / f for f, s in zip(measured["folder"], measured["shards"], strict=True)]
         return [round(value, 2) for value in (statistics.median(each), min(each), max(each))]
 
-    name, features = cpu()
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/shards.py --pairs {arguments.pairs} --size {arguments.size}",
-        "cpu": f"{name} ({features})",
-        "torch": torch.__version__,
+    figures = {
         "pairs": sets,
         "size": size,
-        "load_at_the_end": os.getloadavg()[0],
         "packing_seconds": seconds,
         "memory": grown,
         "digests_with_0_0_1_2_workers": orders,
@@ -188,11 +181,7 @@ def main() -> None:
         "pairs_a_second_forgotten": cold,
         "shards_over_folder_forgotten": ratio(cold),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    machine = re.sub(r"\W+", "-", name.lower()).strip("-")
-    out = Path(__file__).parent / "results" / f"shards_{arguments.size}_{arguments.pairs}.{machine}.json"
-    out.write_text(text + "\n", encoding="utf-8")
+    save(f"shards_{arguments.size}_{arguments.pairs}", figures)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,6 @@ benchmarks/results/, a file for each kind of machine.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import re
 import sqlite3
 import subprocess
@@ -24,17 +21,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
 from PIL import Image
 
-from pairloom.bench import cpu
 from pairloom.study.making import new_study
 from pairloom.study.simulate import Visitor, count_missing
+from result import save
 
 SIZE = 256
 ALGORITHMS = ("L1", "L1+cGAN")
@@ -139,7 +134,6 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=50, help="of each participant, practice included")
     arguments = parser.parse_args()
     count, every = arguments.participants, arguments.every
-    load = round(os.getloadavg()[0], 1)  # of whatever else the machine does
     with tempfile.TemporaryDirectory() as folder:
         study = make_study(Path(folder), arguments.trials)
         with server(study) as where:
@@ -158,20 +152,8 @@ def main() -> None:
                 person.join()
             seconds = time.perf_counter() - started
         lost = count_missing(study, {person.secret: person.acknowledged for person in people})
-    name, features = cpu()
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/study_server.py", *sys.argv[1:]]),
-        "cpu": f"{name} ({features})",
-        "cores": os.cpu_count(),
-        "load_average_before": load,
-        "niceness": os.nice(0),
-        "versions": {
-            "python": platform.python_version(),
-            "starlette": version("starlette"),
-            "uvicorn": version("uvicorn"),
-            "sqlite": sqlite3.sqlite_version,
-        },
+    figures = {
+        "sqlite": sqlite3.sqlite_version,
         "participants": count,
         "seconds_from_answer_to_answer": every,
         "answers": sum(len(person.acknowledged) for person in people),
@@ -183,11 +165,7 @@ def main() -> None:
         "images_loaded_at_once_mb": round(sum(person.images_mb for person in people)),
         "seconds_loading": round(loaded, 1),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    machine = re.sub(r"\W+", "-", name.lower()).strip("-")
-    out = Path(__file__).parent / "results" / f"study_server_{count}_{every:g}.{machine}.json"
-    out.write_text(text + "\n", encoding="utf-8")
+    save(f"study_server_{count}_{every:g}", figures, "starlette", "uvicorn")
 
 
 if __name__ == "__main__":

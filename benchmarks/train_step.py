@@ -2,9 +2,11 @@
 
     python benchmarks/train_step.py [--size 256] [--batch 1] [--rounds 9]
 
-The two are timed in turn, A B A B ..., in one process; the ratio is the median over the rounds. The share
-of the peak counts the step's matrix FLOPs against a bf16 matrix product measured in the same run. Then real
-batches are loaded beside the steps by one worker, and the share of time spent waiting for them is taken.
+The two are timed in turn, A B A B ..., in one process, each time the median of three steps after two; the
+ratio is the median over the rounds. The share of the peak counts the step's matrix FLOPs against a bf16
+matrix product measured in the same run; the roofline adds to their time that of the memory which Adam must
+move, at the rate of a copy. Then real batches are loaded beside the steps by one worker, and the share of
+time spent waiting for them is taken.
 Peak memory is that of two further processes that do nothing but the one loop or the other. The result goes
 to benchmarks/results/, a file for each kind of machine.
 """
@@ -12,8 +14,6 @@ to benchmarks/results/, a file for each kind of machine.
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import statistics
 import subprocess
 import sys
@@ -22,18 +22,21 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from pairloom.bench import Loops, config_for, cpu, matrix_peak, seconds
+from pairloom.bench import Loops, config_for, matrix_peak, memory_rate, seconds
 from pairloom.config import Config, height_width
 from pairloom.data import View, find_pairs, measure_specs, training_batches
 from pairloom.data.sample import write_sample_set
 from pairloom.describe import step_flops
 from pairloom.devices import has_bf16, peak_memory_mb
 from pairloom.training import TrainState, train_step
+from result import save
+
+ADAM_BYTES = 28
+"""Of memory that Adam reads (weight, gradient, two moments) or writes (all but the gradient), a parameter."""
 
 
 def wait_share(config: Config, state: TrainState, steps: int = 12) -> tuple[float, float]:
@@ -93,33 +96,29 @@ def main() -> None:
     loops = Loops(config, size, batch)
     if arguments.only:
         step = getattr(loops, arguments.only)()
-        for _ in range(3):
-            step()
+        loops.seconds(step)
         print(peak_memory_mb(device))
         return
 
     plain, ours = loops.plain(), loops.pairloom()
     precision = config.training.precision
     times: dict[str, list[float]] = {"plain": [], "pairloom": []}
-    peak = 0.0
+    peak = rate = 0.0
     for i in range(arguments.rounds + 2):
         # Beside every round, as a neighbour on the machine may halve a single measurement.
         peak = max(peak, matrix_peak(torch.bfloat16 if precision == "bf16" else torch.float32))
-        pair = seconds(plain), seconds(ours)
+        rate = max(rate, memory_rate())
+        pair = loops.seconds(plain), loops.seconds(ours)
         if i >= 2:  # the first two warm up
             times["plain"].append(pair[0])
             times["pairloom"].append(pair[1])
     median = {name: statistics.median(values) for name, values in times.items()}
     ratios = [a / b for a, b in zip(times["plain"], times["pairloom"], strict=True)]
     flops = step_flops(config)
+    nets = filter(None, (loops.state.generator, loops.state.discriminator))
+    roofline = flops / peak + ADAM_BYTES * sum(p.numel() for net in nets for p in net.parameters()) / rate
     waited, pair_seconds = wait_share(config, loops.state)
-    name, features = cpu()
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/train_step.py", *sys.argv[1:]]),
-        "cpu": f"{name} ({features})",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+    figures = {
         "precision": precision,
         "plain_fp32_seconds": round(median["plain"], 4),
         "pairloom_seconds": round(median["pairloom"], 4),
@@ -128,16 +127,15 @@ def main() -> None:
         "gflop_per_step": round(flops / 1e9, 2),
         "matrix_peak_gflops": round(peak / 1e9, 1),
         "share_of_peak": round(flops / median["pairloom"] / peak, 3),
+        "memory_gigabytes_a_second": round(rate / 1e9, 1),
+        "roofline_seconds": round(roofline, 4),
+        "times_the_roofline": round(median["pairloom"] / roofline, 2),
+        "times_the_roofline_least": round(min(times["pairloom"]) / roofline, 2),
         "loading_seconds_per_pair": round(pair_seconds, 5),
         "wait_share_with_one_worker": round(waited, 4),
         "peak_memory_mb": {name: memory_of(name, size, batch) for name in times},
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    machine = re.sub(r"\W+", "-", name.lower()).strip("-")
-    (folder / f"train_step_{size}_{batch}.{machine}.json").write_text(text + "\n", encoding="utf-8")
+    save(f"train_step_{size}_{batch}", figures)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pairloom import noise
 from pairloom.config import DiscriminatorConfig, GeneratorConfig
+from pairloom.layers import joined
 from pairloom.networks import (
     BatchNorm,
     Discriminator,
@@ -578,3 +579,17 @@ def test_gaussian_z_is_one_more_source_channel() -> None:
         pytest.approx(1, abs=0.1),
     )
     assert not any(isinstance(m, Dropout) for m in net.modules())
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_joined_is_cat_whose_gradients_are_no_views(layout: torch.memory_format) -> None:
+    rng = torch.Generator().manual_seed(0)
+    a, b = (
+        torch.randn(2, c, 6, 6, generator=rng).to(memory_format=layout).requires_grad_(True) for c in (3, 5)
+    )
+    y = joined(a, b)
+    assert torch.equal(y, torch.cat([a, b], 1))
+    g = torch.randn(2, 8, 6, 6, generator=rng).to(memory_format=layout)
+    for found, expected in zip(torch.autograd.grad(y, [a, b], g), g.split([3, 5], 1), strict=True):
+        assert torch.equal(found, expected)
+        assert found.is_contiguous(memory_format=layout)

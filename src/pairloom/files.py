@@ -14,6 +14,7 @@ import torch
 
 from pairloom import bulk, containers, images, large, volumes
 from pairloom import config as configs
+from pairloom.allocator import keeping_freed_memory
 from pairloom.bulk import Found
 from pairloom.images import Array, ImageError
 from pairloom.memory import surely_fits, whole_image_bytes
@@ -301,7 +302,7 @@ def _translate_whole(
             return False
         return len(waiting) >= memory_bytes // whole_image_bytes(translator, height, width, samples=samples)
 
-    with Overlap(busy, ahead=max(batch_size, 2)) as overlap:
+    with keeping_freed_memory(), Overlap(busy, ahead=max(batch_size, 2)) as overlap:
 
         def flush() -> Iterator[Path]:
             if waiting:

@@ -16,6 +16,7 @@ from torch import Tensor
 from pairloom import checkpoint as checkpoints
 from pairloom import config as configs
 from pairloom import configfile
+from pairloom.allocator import keeping_freed_memory
 from pairloom.config import Config, ConfigError
 from pairloom.data import PairSet, find_pairs, measure_specs, spec_notes, training_batches
 from pairloom.data.addresses import whole as whole_place
@@ -62,7 +63,7 @@ def train(config: Config, out: str | Path | None = None, *, transform: Transform
     if (fault := among_data(out, config.data.path, config.data.path_b)) is not None:
         raise ConfigError(fault)
     check_tracker(config.logging.track)
-    with join(config, out) as world:
+    with join(config, out) as world, keeping_freed_memory():
         _train(world, config, out, transform)
     return out
 

@@ -24,6 +24,7 @@ from pairloom.layers import (
     NormName,
     NormStats,
     gaussian_z,
+    joined,
     make_norm,
     set_norm_stats,
 )
@@ -186,7 +187,7 @@ class UNet(nn.Module):
         if skip is None:
             return h
         if self.skip == "concat":
-            return torch.cat([h, skip], 1)
+            return joined(h, skip)
         return h + skip if self.skip == "add" else h
 
 

@@ -65,8 +65,10 @@ class Samples:
         # A standard deviation has a scale but no offset, and no place in an 8-bit range.
         low, high = (np.asarray(limits, np.float32) for limits in (spec.low, spec.high))
         scale = np.float32(1) if spec.one_hot else (high - low) / 2
-        spread = outputs.std(0, correction=0).permute(1, 2, 0).numpy() * scale
         arrays = np.stack([images.to_array(y_hat, spec) for y_hat in outputs])
+        if len(outputs) == 1:  # most are: torch takes as long for this deviation as for the network
+            return cls(arrays, arrays[0], np.zeros(outputs[0].shape, np.float32).transpose(1, 2, 0))
+        spread = outputs.std(0, correction=0).permute(1, 2, 0).numpy() * scale
         return cls(arrays, images.to_array(outputs.mean(0), spec), spread)
 
     def without(self, valid: npt.NDArray[np.bool_]) -> Samples:
