@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from pairloom import presets
+from pairloom import inference, presets
 from pairloom.allocator import keeping_freed_memory
 from pairloom.checkpoint import save_weights
 from pairloom.config import Config
@@ -354,18 +354,15 @@ def _inference(
     config = config_for(size, 1, "fp32", width)
     spec = ImageSpec(channels=3, dtype="uint8", low=(0.0,) * 3, high=(255.0,) * 3)
     net = build_generator(config.generator, torch.Generator().manual_seed(0)).requires_grad_(False)
-    model = Translator(net.to(device), spec, spec, config, semantics=Semantics(dropout=False))
+    precision = inference.choose("auto", device, spec)
+    semantics = Semantics(dropout=False)
+    model = Translator(net.to(device), spec, spec, config, semantics=semantics, precision=precision)
     x = torch.rand(1, 3, size, size, device=device) * 2 - 1
 
-    def in_bf16() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            net(x.contiguous(memory_format=torch.channels_last), None)
-
     runs: dict[str, Callable[[], Any]] = {
-        "inference, batch 1, fp32": waited_for(lambda: net(x, None), device),
+        "inference, batch 1, plain fp32": waited_for(lambda: net(x, None), device),
+        f"inference, batch 1, pairloom ({precision})": waited_for(lambda: model.translate_tensor(x), device),
     }
-    if has_bf16(device):
-        runs["inference, batch 1, bf16"] = waited_for(in_bf16, device)
     needed = ("onnx", "onnxscript", "onnxruntime")
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         if exported and device.type == "cpu" and all(map(importlib.util.find_spec, needed)):
