@@ -18,7 +18,7 @@ import pairloom
 from conftest import tiny_config, write_pairs
 from pairloom.config import DataConfig
 from pairloom.data import cache as caches
-from pairloom.data import find_pairs, measure_specs, training_batches
+from pairloom.data import find_pairs, measure_specs, remembered, training_batches
 from pairloom.data.blocks import SUFFIX
 from pairloom.data.cache import Decoded
 from pairloom.data.remembered import NAME, Cache
@@ -150,6 +150,27 @@ def test_a_second_run_decodes_nothing(tmp_path: Path) -> None:
     decoded = second.decoded(*specs, said.append)
     assert decoded is not None and len(decoded.rows) == 10
     assert len(said) == 1 and "remove that folder" in said[0], "it says where it is, and built nothing"
+
+
+def test_a_third_run_looks_at_no_image_by_itself_unless_a_block_is_gone_or_the_room_is_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = settings(two_folders(tmp_path / "data"), tmp_path / "cache")
+    expected = batches(data, None)
+    opened(data)
+    asked: list[int] = []
+    look = remembered.wanted_images
+    monkeypatch.setattr(remembered, "wanted_images", lambda *given: asked.append(1) or look(*given))
+    decoded, said = opened(data)
+    assert not asked and decoded is not None and len(decoded.rows) == 10
+    assert len(said) == 1 and "10 training images are read decoded" in said[0]
+    assert same(expected, batches(data, decoded))
+    blocks_of(tmp_path / "cache")[0].unlink()
+    anew, said = opened(data)
+    assert asked == [1] and anew is not None and len(anew.rows) == 10
+    assert any("decoding" in text for text in said)
+    less, said = opened(replace(data, cache_gb=1e-9))
+    assert asked == [1, 1] and less is None
 
 
 def test_a_changed_file_is_seen_and_alone_decoded_again(tmp_path: Path) -> None:

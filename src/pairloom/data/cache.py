@@ -197,13 +197,38 @@ def decode(folder: Path, wanted: Images, *, room: int, stamps: Stamps, say: Say)
     if not decoded.rows:
         say(f"Cache: nothing is held in {folder}; all images are decoded from their files.")
         return None
-    part = f"{len(decoded.rows)} of " if len(decoded.rows) < len(wanted) else ""
+    say(_what_is_held(folder, decoded, len(wanted), room))
+    return decoded
+
+
+def recalled(folder: Path, names: Sequence[str], *, room: int, say: Say) -> Decoded | None:
+    """What `decode` gave when it used all that these blocks hold, and nothing else was wanted.
+
+    Returns:
+        None: they are no longer there, or do not fit into the room; `decode` finds out.
+    """
+    decoded = Decoded([], {}, [])
+    for number, name in enumerate(names):
+        path = folder / name
+        index = read_index(path)
+        if index is None:
+            return None
+        decoded.blocks.append(path)
+        decoded.indices.append(index[1])
+        decoded.rows.update((key, (number, row)) for row, key in enumerate(index[0]))
+    if sum(path.stat().st_size for path in decoded.blocks) > room:
+        return None
+    say(_what_is_held(folder, decoded, len(decoded.rows), room))
+    return decoded
+
+
+def _what_is_held(folder: Path, decoded: Decoded, wanted: int, room: int) -> str:
+    part = f"{len(decoded.rows)} of " if len(decoded.rows) < wanted else ""
     held = sum(block.stat().st_size for block in decoded.blocks if block.exists()) / 1e9
-    say(
-        f"Cache: {part}{len(wanted)} training images are read decoded from {folder} ({held:.2f} GB, at most "
+    return (
+        f"Cache: {part}{wanted} training images are read decoded from {folder} ({held:.2f} GB, at most "
         f"{room / 1e9:g}); remove that folder to free the disk."
     )
-    return decoded
 
 
 def _opened(folder: Path, wanted: Images, stamps: Stamps, room: int) -> tuple[Decoded, int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pairloom.config import CACHE_FIELDS, HOLES, DataConfig
 from pairloom.data.blocks import key_of
-from pairloom.data.cache import Decoded, Say, decode, folder_of, wanted_images
+from pairloom.data.cache import Decoded, Say, decode, folder_of, recalled, wanted_images
 from pairloom.data.pairs import ImageRef, Pair, without_collection
 from pairloom.data.stamps import Stamps
 from pairloom.disk import writing_whole
@@ -53,7 +53,7 @@ class Cache:
 
     def notes(self, measure: Callable[[], list[str]], source: ImageSpec, target: ImageSpec) -> list[str]:
         """As `specs`, for sentences about the files as those specs read them."""
-        name = f"notes {hashlib.sha256(repr((source, target)).encode()).hexdigest()[:16]}"
+        name = _named("notes", source, target)
         known = self._recall(name)
         if known is not None:
             return [str(sentence) for sentence in known]
@@ -66,10 +66,17 @@ class Cache:
         folder = self.folder
         if folder is None:
             return None
+        room = round(self.data.cache_gb * 1e9)
+        name = _named("decoded", source, target)
         with without_collection():
-            wanted = wanted_images(self.pairs, source, target)
-            room = round(self.data.cache_gb * 1e9)
-            return decode(folder, wanted, room=room, stamps=self.stamps, say=say)
+            blocks = self._recall(name)
+            decoded = recalled(folder, blocks, room=room, say=say) if blocks is not None else None
+            if decoded is None:
+                wanted = wanted_images(self.pairs, source, target)
+                decoded = decode(folder, wanted, room=room, stamps=self.stamps, say=say)
+                if decoded is not None and len(wanted) == len(decoded.rows) == sum(map(len, decoded.indices)):
+                    self._keep(name, [block.name for block in decoded.blocks])
+        return decoded
 
     def _recall(self, name: str) -> Any:
         folder, stamp = self.folder, self._files_and_settings()
@@ -107,6 +114,11 @@ class Cache:
         lines = [f"{key_of(ref.path, ref.part, '', '')}\0{ref.half}" for ref in refs]
         digest.update(f"{lines}\n{stamps}".encode(errors="surrogateescape"))
         return "" if None in stamps else digest.hexdigest()[:16]
+
+
+def _named(what: str, source: ImageSpec, target: ImageSpec) -> str:
+    """What follows from the specs, too."""
+    return f"{what} {hashlib.sha256(repr((source, target)).encode()).hexdigest()[:16]}"
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:
