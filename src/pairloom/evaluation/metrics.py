@@ -157,8 +157,10 @@ def ms_ssim(output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tens
 
     Source: Wang, Simoncelli, Bovik 2003, equation 7.
     Shapes: output, target (N, C, H, W) -> (N,).
-    Units: 0 to 1; 1 for identical images. NaN where a side is below 176 px, torchmetrics' least, or where not
-        all pixels count: its coarser scales would mix them with the others.
+    Units: 0 to 1; 1 for identical images.
+
+    NaN where a side is below 176 px, torchmetrics' least, or where not all pixels count: its coarser scales
+    would mix them with the others.
 
     Raises:
         ValueError: The two shapes differ.
