@@ -6,6 +6,8 @@ import contextlib
 import io
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -184,3 +186,10 @@ def test_every_study_has_a_page_with_its_command_and_every_score_a_name() -> Non
         for part in ("**The question", "**How to read it"):
             assert part in page, name
     assert set(re.findall(r"`(\w+)`", PAGES["docs/studies/custom.md"])) >= set(SCORES)
+
+
+def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="sphinx is not installed")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(ROOT / "docs"), str(tmp_path)]
+    built = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
