@@ -96,7 +96,7 @@ def main() -> None:
     loops = Loops(config, size, batch)
     if arguments.only:
         step = getattr(loops, arguments.only)()
-        loops.seconds(step)
+        loops.step_seconds(step)
         print(peak_memory_mb(device))
         return
 
@@ -108,7 +108,7 @@ def main() -> None:
         # Beside every round, as a neighbour on the machine may halve a single measurement.
         peak = max(peak, matrix_peak(torch.bfloat16 if precision == "bf16" else torch.float32))
         rate = max(rate, memory_rate())
-        pair = loops.seconds(plain), loops.seconds(ours)
+        pair = loops.step_seconds(plain), loops.step_seconds(ours)
         if i >= 2:  # the first two warm up
             times["plain"].append(pair[0])
             times["pairloom"].append(pair[1])

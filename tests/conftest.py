@@ -26,6 +26,28 @@ SIDE = 40
 """Side of each image of the tiny data set, in pixels."""
 
 
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command that must be refused; its sentence."""
+
+    def run(*arguments: object) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        *_, last = said.splitlines()
+        assert last.startswith("pairloom: ")
+        assert said.count("pairloom: ") == 1
+        return last.removeprefix("pairloom: ")
+
+    return run
+
+
 def draw_pair(seed: int, side: int = SIDE) -> np.ndarray:
     """A photo (left) and its label map (right): blocks on a slope, and the same blocks with light and grain.
 

@@ -21,27 +21,6 @@ import pairloom
 from conftest import Child, cli, draw_pair, tiny_config, write_pairs
 from pairloom.cli import main
 
-Refused = Callable[..., str]
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run a command that must be refused; its sentence."""
-
-    def run(*arguments: object) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        assert stop.value.code == 2
-        said = capsys.readouterr().err
-        assert "Traceback" not in said
-        *_, last = said.splitlines()
-        assert last.startswith("pairloom: ")
-        assert said.count("pairloom: ") == 1
-        return last.removeprefix("pairloom: ")
-
-    return run
-
 
 def train(data: Path, run: Path, *flags: object) -> list[object]:
     return ["train", data, "--out", run, "--preset", "tiny", *flags]

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import pairloom
-from conftest import Child, cli, tiny_config, wait_until, write_pairs
+from conftest import Child, Refused, cli, tiny_config, wait_until, write_pairs
 from pairloom.cli import main
 from pairloom.config import DataConfig
 from pairloom.data import (
@@ -43,26 +43,6 @@ from pairloom.data.shard_order import ShardOrder, windows
 from pairloom.evaluation.evaluate import evaluate
 
 fsspec = pytest.importorskip("fsspec")
-
-Refused = Callable[..., str]
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run a command that must be refused; its sentence."""
-
-    def run(*arguments: object) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        assert stop.value.code == 2
-        said = capsys.readouterr().err
-        assert "Traceback" not in said
-        *_, last = said.splitlines()
-        assert last.startswith("pairloom: ")
-        return last.removeprefix("pairloom: ")
-
-    return run
 
 
 def data_of(path: Path | str, **fields: object) -> DataConfig:

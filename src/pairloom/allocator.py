@@ -16,9 +16,10 @@ _depth = 0
 def keeping_freed_memory() -> Iterator[None]:
     """While the block lasts, what is freed is kept; at its end it goes back.
 
-    Each training step frees, and asks again for, hundreds of megabytes of gradients and activations. glibc
-    gives large pieces back at once, and the system must clear every page of them when they are next written:
-    a quarter of a step on a CPU (docs/experiments.md). Other C libraries are left as they are.
+    Each training step frees, and asks again for, hundreds of megabytes of gradients and activations, and each
+    translation its share. glibc gives large pieces back at once, and the system must clear every page of them
+    when they are next written: a quarter of a step on a CPU (docs/experiments.md). Other C libraries are left
+    as they are.
     """
     global _depth
     library = _glibc()

@@ -75,7 +75,7 @@ def in_turn(
     """The times of each, measured A B A B ..., so that what disturbs the machine disturbs all.
 
     The first round warms up. After `most_seconds` no further one begins, but one is always measured.
-    `time_of` measures.
+    `time_of` gives the seconds of one of them.
     """
     times: Times = {name: [] for name in runs}
     started = time.perf_counter()
@@ -173,10 +173,11 @@ class Loops:
         )
         return self._ours
 
-    def seconds(self, step: Callable[[], Any]) -> float:
+    def step_seconds(self, step: Callable[[], Any]) -> float:
         """Of a step, the median of three after two, with memory handled as its own loop does."""
         with keeping_freed_memory() if step is self._ours else nullcontext():
-            step(), step()  # what the other loop has left in caches and memory gives way
+            step()  # what the other loop has left in caches and memory gives way
+            step()
             return statistics.median(seconds(step) for _ in range(3))
 
     def plain(self) -> Callable[[], Any]:
@@ -239,7 +240,7 @@ def bench(
         names["ours"] = f"training step, batch {batch}, pairloom ({precision})"
         runs = {names["plain"]: loops.plain(), names["ours"]: loops.pairloom()}
         rows |= _rows(
-            in_turn(runs, rounds, most_seconds=20 if quick else math.inf, time_of=loops.seconds), batch
+            in_turn(runs, rounds, most_seconds=20 if quick else math.inf, time_of=loops.step_seconds), batch
         )
         step_seconds[batch] = rows[names["ours"]]["seconds"]
         del loops, runs
