@@ -185,6 +185,8 @@ def room(browser: Any) -> Iterator[Callable[..., Room]]:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         context = browser.new_context(**({"viewport": {"width": 1200, "height": 800}} | (view or {})))
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
+        # Requests are caught from the beginning: Chromium lets some slip while it begins to in an open page.
+        context.route("**/no-such-page", lambda route: route.abort())
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
         requests: list[str] = []

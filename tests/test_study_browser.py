@@ -88,6 +88,8 @@ def room(tmp_path: Path, folders: dict[str, Path], browser: Any) -> Iterator[Cal
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         context = browser.new_context(**(view or {"viewport": {"width": 900, "height": 700}}))
+        # Requests are caught from the beginning: Chromium lets some slip while it begins to in an open page.
+        context.route("**/no-such-page", lambda route: route.abort())
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
         requests: list[str] = []
