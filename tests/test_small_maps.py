@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -79,21 +81,30 @@ def test_in_fp32_and_at_inference_the_layers_are_called_as_they_are() -> None:
         assert torch.equal(small_maps.convolved(x, conv), conv(x))
 
 
-def test_a_whole_generator_has_the_gradients_that_the_convolutions_give_it(
+def test_a_whole_generator_has_gradients_as_true_as_the_convolutions_in_bf16(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def gradients() -> list[Tensor]:
-        config = GeneratorConfig(source_channels=3, target_channels=3, base_channels=8, num_downs=5)
-        G = build_generator(config, torch.Generator().manual_seed(0)).train()
+    """Norms make bf16's rounding large, in either way; against fp32 one is as far off as the other."""
+
+    def gradients(seed: int, *, bf16: bool) -> list[Tensor]:
+        config = GeneratorConfig(
+            source_channels=3, target_channels=3, base_channels=8, num_downs=5, noise="none"
+        )
+        G = build_generator(config, torch.Generator().manual_seed(seed)).train()
         G.to(memory_format=torch.channels_last)
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         x = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last) * 2 - 1
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             y_hat = G(x)
-        (y_hat * torch.linspace(-1, 1, y_hat.numel()).view_as(y_hat)).sum().backward()
+        (y_hat * torch.randn_like(y_hat)).sum().backward()
         return [parameter.grad for parameter in G.parameters()]
 
-    fast = gradients()
-    monkeypatch.setattr(small_maps, "LARGEST_PRODUCT", 0)
-    for got, usual in zip(fast, gradients(), strict=True):
-        assert error(got, usual.double()) < 0.05
+    ours, theirs = [], []
+    for seed in range(8):
+        true = [gradient.double() for gradient in gradients(seed, bf16=False)]
+        ours += [error(got, t) for got, t in zip(gradients(seed, bf16=True), true, strict=True)]
+        with monkeypatch.context() as patch:
+            patch.setattr(small_maps, "LARGEST_PRODUCT", 0)
+            theirs += [error(got, t) for got, t in zip(gradients(seed, bf16=True), true, strict=True)]
+    assert ours != theirs, "both ways were gone"
+    assert statistics.mean(ours) < 1.05 * statistics.mean(theirs)

@@ -7,6 +7,7 @@ generator's: up to the order of sums in fp32, up to the rounding of bf16 in bf16
 from __future__ import annotations
 
 import copy
+from itertools import product
 from typing import Literal, TypeGuard
 
 import torch
@@ -120,13 +121,12 @@ class _Convolution(nn.Module):
         if conv.bias is not None:
             conv.bias = nn.Parameter(conv.bias.detach().to(dtype), requires_grad=False)
         self.conv = conv
-        self.product = small_maps.Prepared(conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve. Shapes: (N, C, H, W) -> (N, C', H', W')."""
         x = x.to(self.dtype)
         if small_maps.smaller_map(x, self.conv) <= LARGEST_PRODUCT[self.dtype] and x.device.type == "cpu":
-            return self.product(x)
+            return small_maps.prepared(x, self.conv)
         y: Tensor = self.conv(x)
         return y
 
@@ -145,9 +145,10 @@ class _Subpixel(nn.Module):
         super().__init__()
         self.channels = 4 * conv.out_channels
         weight = conv.weight.new_zeros(16, conv.in_channels, 3, 3)
-        for pixel, taps in enumerate(small_maps.parity_taps(2, 2)):
-            for ky, kx, top, left in taps:
-                weight[pixel : self.channels : 4, :, top, left] = conv.weight.detach()[:, :, ky, kx].t()
+        # Pixel 2i + p is made of input i - 1 + p by the kernel's row 3 - p, and of i + p by 1 - p.
+        taps = conv.weight.detach().transpose(0, 1).flip(2, 3)
+        for p, q in product(range(2), repeat=2):
+            weight[2 * p + q : self.channels : 4, :, p : p + 2, q : q + 2] = taps[:, :, p::2, q::2]
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().view(1, -1, 1, 1))
 
