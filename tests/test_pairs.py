@@ -722,7 +722,7 @@ def test_closing_ends_the_workers(small):
     next(batches)
     (worker,) = multiprocessing.active_children()
     batches.close()
-    worker.join(timeout=3)
+    worker.join(timeout=60)
     assert not worker.is_alive()
 
 

@@ -137,52 +137,54 @@ def _doubled(pixels: Tensor, weight: Tensor, shape: Shape) -> tuple[Tensor, Tens
     return _laid_over(pixels @ matrix, larger), matrix
 
 
-def _taps(larger: Shape) -> tuple[range, range]:
-    """The rows and columns of the kernel that ever see the map: of a side of 2 only the middle two."""
-    middle, all_four = range(1, 3), range(4)
+def _cells(larger: Shape) -> tuple[int, int]:
+    """How many cells of 2x2 pixels a patch has, down and across: two; of a side of 2 pixels one.
+
+    There only the middle two taps of the kernel ever see the map.
+    """
     height, width = larger[-2:]
-    return middle if height == 2 else all_four, middle if width == 2 else all_four
+    return 1 if height == 2 else 2, 1 if width == 2 else 2
 
 
 def _matrix(weight: Tensor, larger: Shape, dtype: torch.dtype) -> Tensor:
     """Shapes: (S, L, 4, 4), channels_last -> (S, T L): as it lies in memory."""
-    rows, columns = (slice(taps.start, taps.stop) for taps in _taps(larger))
-    return _last(weight)[:, rows, columns].to(dtype).reshape(len(weight), -1)
+    down, across = _cells(larger)
+    seen = _last(weight)[:, 2 - down : 2 + down, 2 - across : 2 + across]
+    return seen.to(dtype).reshape(len(weight), -1)
 
 
 def _weight_gradient(pixels: Tensor, patches: Tensor, larger: Shape) -> Tensor:
     """Shapes: (M, S), (M, T L) -> (S, L, 4, 4), float32, channels_last."""
     if len(pixels) <= FEW:
         pixels, patches = pixels.float(), patches.float()
-    g = (pixels.t().contiguous() @ patches).float()
-    rows, columns = _taps(larger)
-    g = g.view(len(g), len(rows), len(columns), -1)
-    if g.shape[1:3] == (4, 4):
+    down, across = _cells(larger)
+    g = (pixels.t().contiguous() @ patches).float().view(pixels.shape[1], 2 * down, 2 * across, -1)
+    if (down, across) == (2, 2):
         return _first(g)
     whole = g.new_zeros(len(g), 4, 4, g.shape[3])
-    whole[:, rows.start : rows.stop, columns.start : columns.stop] = g
+    whole[:, 2 - down : 2 + down, 2 - across : 2 + across] = g
     return _first(whole)
 
 
 def _patches(x: Tensor) -> Tensor:
     """What each position of the smaller map sees. Shapes: (N, L, H, W) -> (M, T L)."""
-    rows, columns = _taps(x.shape)
-    top, left = (int(len(taps) == 4) for taps in (rows, columns))  # two taps do not see what stands outside
-    padded = nn.functional.pad(_last(x), (0, 0, left, left, top, top))
-    windows = padded.unfold(1, len(rows), 2).unfold(2, len(columns), 2)
-    return windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, len(rows) * len(columns) * x.shape[1])
+    down, across = _cells(x.shape)
+    padded = nn.functional.pad(_last(x), (0, 0, across - 1, across - 1, down - 1, down - 1))
+    windows = padded.unfold(1, 2 * down, 2).unfold(2, 2 * across, 2)
+    return windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, 4 * down * across * x.shape[1])
 
 
-def _laid_over(patches: Tensor, shape: Shape) -> Tensor:
-    """Patches added where they overlap. Shapes: (M, T L) -> (N, L, H, W), float32."""
-    n, channels, height, width = shape
-    rows, columns = _taps(shape)
-    patches = patches.view(n, height // 2, width // 2, len(rows), len(columns), channels)
-    y = patches.new_zeros(n, height + 2, width + 2, channels, dtype=torch.float32)
-    for i, ky in enumerate(rows):
-        for j, kx in enumerate(columns):
-            y[:, ky : ky + height : 2, kx : kx + width : 2] += patches[:, :, :, i, j]
-    return _first(y[:, 1:-1, 1:-1])
+def _laid_over(patches: Tensor, larger: Shape) -> Tensor:
+    """Patches added where they overlap, each a cell further. Shapes: (M, T L) -> (N, L, H, W), float32."""
+    n, channels, height, width = larger
+    h, w, down, across = height // 2, width // 2, *_cells(larger)
+    cells = patches.view(n, h, w, down, 2, across, 2, channels).permute(0, 3, 5, 1, 4, 2, 6, 7)
+    y = patches.new_zeros(n, h + down - 1, 2, w + across - 1, 2, channels, dtype=torch.float32)
+    for i in range(down):
+        for j in range(across):
+            y[:, i : i + h, :, j : j + w] += cells[:, i, j]
+    y = y.view(n, height + 2 * down - 2, width + 2 * across - 2, channels)
+    return _first(y[:, down - 1 : down - 1 + height, across - 1 : across - 1 + width])
 
 
 def _pixels(x: Tensor) -> Tensor:
