@@ -283,6 +283,32 @@ def test_a_value_for_no_data_that_the_target_cannot_hold_goes(tmp_path):
             assert after.nodata == expected
 
 
+@pytest.mark.parametrize(("name", "samples"), [("x.tif", 1), ("x-mean.tif", 2), ("x.zarr", 1)])
+def test_a_folder_in_the_way_stays_and_is_told_of_before_the_work(name, samples, tmp_path):
+    translator = fixed()
+    source, out = tmp_path / f"x{Path(name).suffix}", tmp_path / "out"
+    if name == "x.zarr":
+        zarr_image(source, np.moveaxis(SOURCE, 2, 0))
+    else:
+        save(source)
+    (out / name).mkdir(parents=True)
+    (out / name / "dear.txt").write_text("dear")
+    stages: list[str] = []
+    with pytest.raises(ImageError, match=rf"{name}: is a folder, and the translation would take its place"):
+        list(
+            translate_files(
+                translator,
+                [source],
+                out,
+                samples=samples,
+                memory_bytes=least_memory(translator),
+                progress=lambda done, total, stage: stages.append(stage),
+            )
+        )
+    assert not stages
+    assert [path.relative_to(out).as_posix() for path in out.rglob("*")] == [name, f"{name}/dear.txt"]
+
+
 def test_the_resolution_is_kept(tmp_path):
     source = save(tmp_path / "x.tif", resolution=(118.5, 236.25), resolutionunit="CENTIMETER")
     by_tiles(fixed(), source, tmp_path / "tiles.tif")

@@ -35,6 +35,8 @@ the type of their values in a TIFF: 12 double, 3 unsigned short, 2 text.
 
 Source: OGC GeoTIFF 1.1.
 """
+ZARR_MARKS = (".zgroup", "zarr.json")
+"""One of them is in each Zarr group, of version 2 and of version 3."""
 NODATA_TAG = 42113
 """GDAL_NODATA: text."""
 _XML = "{*}"
@@ -131,6 +133,15 @@ def make_folder(folder: Path) -> None:
         raise ImageError(f"{folder}: cannot be made ({error.strerror}); choose another --out.") from error
 
 
+def refuse_folder(path: Path) -> None:
+    """Raise an ImageError if a folder other than a Zarr store has the name of a result: it may hold anything."""
+    if path.is_dir() and not (is_zarr(path) and any((path / name).exists() for name in ZARR_MARKS)):
+        raise ImageError(
+            f"{path}: is a folder, and the translation would take its place; move it away, or choose another "
+            "--out."
+        )
+
+
 def job_in(path: Path) -> str | None:
     """The job that a finished file is the result of, as `write` was told; None of anything else."""
     if is_zarr(path):
@@ -155,7 +166,7 @@ def write(
     """Turn a canvas into the file `path`, which takes its name only when it is whole.
 
     Args:
-        path: .tif, .tiff or .zarr; what is there already is replaced.
+        path: .tif, .tiff or .zarr; what is there already is replaced, unless `refuse_folder` refuses it.
         canvas: The image.
         kept: From the source.
         labels: Are the values classes? See `Canvas.pyramid`.
@@ -164,8 +175,9 @@ def write(
         tick: Called with the tiles done, and all.
 
     Raises:
-        ImageError: The disk is full, or the folder cannot be written to.
+        ImageError: The disk is full, the folder cannot be written to, or `refuse_folder`.
     """
+    refuse_folder(path)
     temporary = within / f"whole{path.suffix}"
     try:
         _remove(temporary)
@@ -179,7 +191,7 @@ def write(
                 _write_tiff(file, levels, kept, counted, ome=ome, job=job)
                 file.flush()
                 os.fsync(file.fileno())
-        if path.is_dir():
+        if temporary.is_dir() and path.exists():  # a folder takes the place of nothing but an empty one
             path.rename(within / "replaced")
         os.replace(temporary, path)
     except Exception as error:  # the disk's and the encoders' own kinds

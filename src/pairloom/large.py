@@ -83,13 +83,14 @@ def translate_large(
         What the tiles took and how well they match; None when no tile was left to do.
 
     Raises:
-        ImageError: The source cannot be read or is of another kind than the model's; the folder of an
-            unfinished job holds another one, or is in use; the disk or the memory has not enough room; or the
-            model cannot be tiled.
+        ImageError: The source cannot be read or is of another kind than the model's; a folder stands where
+            the result goes; that of an unfinished job holds another one, or is in use; the disk or the memory
+            has not enough room; or the model cannot be tiled.
         Interrupted: SIGINT or SIGTERM came; the tile at work was finished.
     """
     source, out = Path(source), Path(out)
     spec, tell = translator.target_spec, say or (lambda _: None)
+    containers.refuse_folder(out)
     with open_windows(source, translator.source_spec, memory_bytes=memory_bytes) as image:
         _check_source(image, translator.source_spec)
         size, left = (image.height, image.width), memory_bytes - image.reserved_bytes
@@ -222,6 +223,8 @@ def translate_samples(
             f"{source}: is translated by tiles, and samples of label maps have no mean there; translate it "
             "with --samples 1 and several --seed, or with more --memory."
         )
+    for path in results:
+        containers.refuse_folder(path)
     files = results if len(results) == 1 else results[:-2]
     for sample, path in enumerate(files):
         started = time.monotonic()
