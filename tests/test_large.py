@@ -283,6 +283,68 @@ def test_a_value_for_no_data_that_the_target_cannot_hold_goes(tmp_path):
             assert after.nodata == expected
 
 
+PLACED = {
+    33550: (12, (10.0, 10.0, 0.0)),
+    33922: (12, (0.0, 0.0, 0.0, 5.0, 4.0, 0.0)),
+    34735: (4, (1, 1, 0, 0)),
+}
+"""Type and values of the tags of a small GeoTIFF."""
+FRENCH = "Réseau géodésique français 1993|"
+ODD = {
+    "UTF-8": ({34737: (2, FRENCH.encode())}, ""),
+    "Latin-1": ({34737: (2, FRENCH.encode("latin-1"))}, ""),
+    "text as bytes": ({34737: (1, b"WGS 84|")}, ""),
+    "whole numbers": ({33550: (4, (10, 10, 0))}, ""),
+    "one number": ({33550: (12, (10.0,))}, "its transform (tag 33550)"),
+    "text": ({33550: (2, b"ten")}, "its transform (tag 33550)"),
+    "a large key": ({34735: (4, (1, 1, 0, 99999))}, "its coordinate system (tag 34735)"),
+    "no text": ({34737: (12, (1.0,)), 34736: (2, b"x")}, "its coordinate system (tag 34736, 34737)"),
+    "resolution": ({282: (12, (1e300,)), 283: (12, (1e300,))}, "its resolution"),
+    "0 / 0": ({282: (5, (0, 0)), 283: (5, (0, 0))}, ""),
+    "no data": ({42113: (2, "７".encode())}, ""),
+}
+"""Tags that differ, and what cannot be kept of them."""
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_odd_in_a_geotiff_is_kept_or_told_of(case, whole, tmp_path):
+    """Told before the tiles begin, and no reason to fail after them."""
+    own, lost = ODD[case]
+    tags = [
+        (code, kind, len(values), values, True)
+        for code, (kind, values) in (PLACED | own).items()
+        if code not in (282, 283)
+    ]
+    source = tmp_path / "x.tif"
+    tifffile.imwrite(source, SOURCE, tile=(64, 64), photometric="rgb", metadata=None, extratags=tags)
+    with tifffile.TiffFile(source, mode="r+") as tif:
+        for code in {282, 283} & set(own):
+            tif.pages[0].tags[code].overwrite(own[code][1], dtype=own[code][0])
+    translator = fixed()
+    said: list[str] = []
+    (out,) = translate_files(
+        translator,
+        [source],
+        tmp_path / "out",
+        memory_bytes=2**31 if whole else not_whole(translator),
+        progress=lambda done, total, stage: said.append(stage),
+        say=said.append,
+    )
+    assert close(read_image(out), translator(SOURCE))
+    notes = [text for text in said if text.startswith("Note")]
+    words = f"Note: {source}: {lost} cannot be written again as the file states it, and is left out."
+    assert notes == ([words] if lost else [])
+    assert said[: len(notes)] == notes
+    kept, expected = containers.kept_of(out), containers.kept_of(source)
+    assert kept == replace(expected, lost=(), nodata="")
+    codes = [code for code, _, _ in kept.geo]
+    assert (33922 in codes) == ("transform" not in lost)
+    assert (34735 in codes) == ("system" not in lost)
+    if 34737 in own and not lost:
+        assert kept.geo[-1] == (34737, 2, own[34737][1])
+
+
 @pytest.mark.parametrize(("name", "samples"), [("x.tif", 1), ("x-mean.tif", 2), ("x.zarr", 1)])
 def test_a_folder_in_the_way_stays_and_is_told_of_before_the_work(name, samples, tmp_path):
     translator = fixed()

@@ -195,7 +195,7 @@ def translate_found(
     if skip_finished:
         work = _left(work, samples, say)
     faults: list[str] = []
-    busy = Busy()
+    busy, tell = Busy(), _once(say)
 
     def fault(file: Path, error: ImageError) -> None:
         faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
@@ -225,7 +225,7 @@ def translate_found(
             statistics=statistics,
             seed=seed,
             progress=progress,
-            say=say,
+            say=tell,
         )
 
     for together, tasks in groupby(work, key=lambda task: task.how == "whole"):
@@ -235,6 +235,7 @@ def translate_found(
                 tasks,
                 fault,
                 busy,
+                tell,
                 seed=seed,
                 samples=samples,
                 batch_size=batch_size,
@@ -261,6 +262,7 @@ def _translate_whole(
     tasks: Iterable[_Task],
     fault: Callable[[Path, ImageError], None],
     busy: Busy,
+    say: large.Say,
     *,
     seed: int,
     samples: int,
@@ -288,7 +290,9 @@ def _translate_whole(
         ]
         whole, of_file = images.recombined(torch.stack(outputs), x, spec)
         return [
-            partial(_write, _result(task.path, ending), array, task.file, labels=of_file.kind == "labels")
+            partial(
+                _write, _result(task.path, ending), array, task.file, say, labels=of_file.kind == "labels"
+            )
             for (_, task), of_one, where in zip(waiting, whole.unbind(1), valid, strict=True)
             for ending, array in Samples.of(of_one, of_file).without(where).named()
         ]
@@ -387,10 +391,25 @@ def _refuse_collisions(work: list[tuple[Path, Path]], samples: int) -> None:
                 )
 
 
-def _write(path: Path, array: Array, source: Path, *, labels: bool) -> Path:
+def _once(say: large.Say | None) -> large.Say:
+    """Of an image with several results, each sentence is said once."""
+    said: set[str] = set()
+
+    def tell(text: str) -> None:
+        if say is not None and text not in said:
+            said.add(text)
+            say(text)
+
+    return tell
+
+
+def _write(path: Path, array: Array, source: Path, say: large.Say, *, labels: bool) -> Path:
     volumes.make_folder(path.parent)
     kept = containers.kept_of(source)
-    if kept.geo and path.suffix.lower() in (".tif", ".tiff"):
+    is_tiff = path.suffix.lower() in (".tif", ".tiff")
+    if is_tiff and (note := kept.note(source)):
+        say(note)
+    if kept.geo and is_tiff:
         containers.write_array(path, array, kept, labels=labels)
     else:
         images.write_image(path, array, like=source)

@@ -77,7 +77,8 @@ def translate_large(
         seed: Of z.
         sample: Which draw of z.
         progress: Called after each tile.
-        say: Called with a sentence when a job continues, or is finished already.
+        say: Called with a sentence when a job continues, or is finished already, or when something of the
+            source cannot be kept.
 
     Returns:
         What the tiles took and how well they match; None when no tile was left to do.
@@ -111,6 +112,9 @@ def translate_large(
         if containers.job_in(out) == digest:
             tell(f"{out}: is finished already.")
             return None
+        kept = containers.kept_of(source)
+        if note := kept.note(source):
+            tell(note)
         shape = (*size, spec.channels)
         with (
             Unfinished(out, shape, spec.dtype, job, spill_bytes=plan.spill_bytes) as part,
@@ -136,7 +140,7 @@ def translate_large(
                     plan=plan,
                 )
                 assert part.is_complete, "the tiles leave a hole"
-            part.write(containers.kept_of(source), spec, digest, work.progress)
+            part.write(kept, spec, digest, work.progress)
     return report
 
 
