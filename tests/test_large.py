@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from conftest import Child, cli, wait_until
-from pairloom import containers, images
+from pairloom import containers, images, large
 from pairloom.canvas import Canvas, halved
 from pairloom.cli import main
 from pairloom.config import GeneratorConfig
@@ -425,6 +426,35 @@ def test_mean_and_spread_are_those_of_the_files(dtype, tmp_path):
     assert spread.dtype == np.float32
     assert np.allclose(spread, np.std(np.stack(draws).astype(float), 0), atol=1e-5)
     assert np.abs(spread - exact.spread).max() <= 2 * half
+
+
+def test_mean_and_spread_of_a_model_for_chosen_channels(tmp_path):
+    """What was chosen of the training files is not chosen of the results once more."""
+    chosen = replace(spec(1, "uint16"), chosen=("2",), neighbours=0, slice_axis="z")
+    translator = fixed(target=chosen)
+    source = save(tmp_path / "x.tif")
+    written = list(
+        translate_files(translator, [source], tmp_path / "out", samples=2, memory_bytes=not_whole(translator))
+    )
+    one, two, mean, spread = (read_image(path).astype(float) for path in written)
+    assert np.abs(mean - (one + two) / 2).max() <= 0.5
+    assert np.allclose(spread, np.abs(one - two) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("of", ["mean", "spread"])
+def test_the_memory_holds_for_mean_and_spread(of, tmp_path):
+    """Of each further sample two decoded tiles are in memory at most; the bound is divided among them."""
+    array = picture((1100, 1100))
+    files = [save(tmp_path / f"{number}.tif", array, tile=(512, 512)) for number in range(12)]
+    peaks = []
+    for count in (2, 12):
+        tracemalloc.start()
+        large._combine(files[:count], tmp_path / "y.tif", of, spec(), containers.Kept(), memory_bytes=2**20)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        expected = array if of == "mean" else np.zeros(array.shape, np.float32)
+        assert np.array_equal(read_image(tmp_path / "y.tif"), expected)
+    assert peaks[1] - peaks[0] <= 10 * 2.1 * 512 * 512 * 3
 
 
 def test_samples_of_label_maps_are_refused(tmp_path):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from pairloom import __version__, containers, images, unfinished
 from pairloom.canvas import Canvas, windows
 from pairloom.images import ImageError, ImageSpec
 from pairloom.memory import surely_fits, whole_image_bytes
-from pairloom.pixels import leave_out
+from pairloom.pixels import Array, leave_out
 from pairloom.progress import Interrupted, StopSignals
 from pairloom.stacks.opening import is_stack, open_stack
 from pairloom.tile_plan import plan_tiles
@@ -249,27 +250,54 @@ def translate_samples(
     if len(results) > 1:
         kept = replace(containers.kept_of(source), nodata="")
         for path, of in zip(results[-2:], ("mean", "spread"), strict=True):
-            _combine(files, path, of, spec, kept)
+            _combine(files, path, of, spec, kept, memory_bytes=memory_bytes)
             yield path
 
 
-def _combine(files: Sequence[Path], path: Path, of: str, spec: ImageSpec, kept: containers.Kept) -> None:
+def _combine(
+    files: Sequence[Path],
+    path: Path,
+    of: str,
+    spec: ImageSpec,
+    kept: containers.Kept,
+    *,
+    memory_bytes: int,
+) -> None:
     """The mean of files as one of their kind, or their standard deviation as float32, window by window."""
-    plain = replace(spec.file_spec, alpha="keep", page_axis="channels")
-    opened = [open_windows(file, plain) for file in files]
+    # What was chosen of the training files says nothing about these.
+    plain = replace(
+        spec.file_spec, alpha="keep", page_axis="channels", chosen=(), slice_axis="auto", neighbours=0
+    )
+    tile_bytes = containers.TILE**2 * spec.channels * np.dtype(spec.dtype).itemsize
+    each = max(memory_bytes // len(files), 2 * tile_bytes)
     folder = path.with_name(f".{path.name}.part")
     containers.make_folder(folder)
     try:
-        first = opened[0]
-        dtype = "float32" if of == "spread" else spec.dtype
-        canvas = Canvas(folder / "image.map", (first.height, first.width, first.channels), dtype)
-        canvas.make()
-        for top, left, height, width in windows(first.height, first.width, containers.TILE):
-            draws = np.stack([image.read(top, left, height, width).astype(np.float64) for image in opened])
-            values = draws.std(0) if of == "spread" else draws.mean(0)
-            canvas.write(top, left, (np.rint(values) if dtype != "float32" else values).astype(dtype))
+        with ExitStack() as stack:
+            opened = [stack.enter_context(open_windows(file, plain, memory_bytes=each)) for file in files]
+            first = opened[0]
+            dtype = "float32" if of == "spread" else spec.dtype
+            canvas = Canvas(folder / "image.map", (first.height, first.width, first.channels), dtype)
+            canvas.make()
+            for window in windows(first.height, first.width, containers.TILE):
+                draws = (image.read(*window).astype(np.float64) for image in opened)
+                values: Array = _spread(draws) if of == "spread" else sum(draws) / len(opened)
+                rounded = np.rint(values) if dtype != "float32" else values
+                canvas.write(*window[:2], rounded.astype(dtype))
         containers.write(path, canvas, kept, labels=False, within=folder)
     finally:
-        for image in opened:
-            image.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _spread(draws: Iterable[Array]) -> Array:
+    """Standard deviation of each value, of arrays that are seen one after the other.
+
+    Source: Welford, 1962.
+    """
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
+    for draw in draws:
+        count += 1
+        apart = draw - mean
+        mean = mean + apart / count
+        squares = squares + apart * (draw - mean)
+    return np.sqrt(squares / count)

@@ -119,7 +119,7 @@ def tiff_size(path: Path) -> tuple[int, int, int]:
     """Height, width and orientation of the first page, from its header."""
     with tifffile.TiffFile(path) as tif:
         page = tif.pages.first
-        return page.imagelength, page.imagewidth, page_orientation(page)
+        return int(page.imagelength), int(page.imagewidth), page_orientation(page)
 
 
 def tiff_has_alpha(path: Path) -> bool:
