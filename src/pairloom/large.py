@@ -281,12 +281,16 @@ def _combine(
             canvas.make()
             for window in windows(first.height, first.width, containers.TILE):
                 draws = (image.read(*window).astype(np.float64) for image in opened)
-                values: Array = _spread(draws) if of == "spread" else sum(draws) / len(opened)
+                values = _spread(draws) if of == "spread" else _mean(draws, len(opened))
                 rounded = np.rint(values) if dtype != "float32" else values
                 canvas.write(*window[:2], rounded.astype(dtype))
         containers.write(path, canvas, kept, labels=False, within=folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mean(draws: Iterable[Array], count: int) -> Array:
+    return np.asarray(sum(draws) / count)
 
 
 def _spread(draws: Iterable[Array]) -> Array:
