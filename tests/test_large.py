@@ -554,6 +554,42 @@ def test_what_was_finished_is_not_done_again(tmp_path):
     assert np.array_equal(read_image(out), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "anew"),
+    [
+        ("image.map", b"", True),
+        ("image.map", None, True),
+        ("tiles.txt", None, True),
+        ("tiles.txt", b"0 0 x y\n", False),
+        ("tiles.txt", b"\0" * 40 + b"\n", False),
+        ("tiles.txt", b"\xff\n", False),
+        ("tiles.txt", b"0 0 3 3\n", False),
+        ("spill", b"cut off", False),
+    ],
+)
+def test_what_is_damaged_of_a_job_is_done_again(name, content, anew, tmp_path):
+    translator = model()  # with statistics of the image, which are recorded
+    source, out = save(tmp_path / "x.tif"), tmp_path / "y.tif"
+    by_tiles(translator, source, tmp_path / "once.tif")
+    memory = least_memory(translator)
+    with pytest.raises(Stopped):
+        translate_large(translator, source, out, memory_bytes=memory, progress=stop_after(3, out))
+    if name == "tiles.txt" and content:  # in the second line
+        lines = (part(out) / name).read_bytes().splitlines(keepends=True)
+        content = lines[0] + content + b"".join(lines[1:])
+    files = sorted(part(out).glob("spill/*/*.pt"))[:2] if name == "spill" else [part(out) / name]
+    assert files
+    for file in files:
+        file.write_bytes(content) if content is not None else file.unlink()
+    said = by_tiles(translator, source, out)
+    assert np.array_equal(read_image(out), read_image(tmp_path / "once.tif"))
+    assert [text for text in said if "anew" in text] == anew * [
+        f"{out}: its unfinished work in {part(out)} is damaged, and begins anew."
+    ]
+    if name == "tiles.txt" and content:
+        assert f"{out}: continues after 1 finished tiles." in said
+
+
 def test_stopped_while_the_file_is_written_only_that_is_done_again(tmp_path):
     translator = fixed()
     source, out = save(tmp_path / "x.tif"), tmp_path / "y.tif"

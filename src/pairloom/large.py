@@ -118,11 +118,15 @@ def translate_large(
             tell(note)
         shape = (*size, spec.channels)
         with (
-            Unfinished(out, shape, spec.dtype, job, spill_bytes=plan.spill_bytes) as part,
+            Unfinished(
+                out, shape, spec.dtype, job, tiles=plan.stages[-1].windows(), spill_bytes=plan.spill_bytes
+            ) as part,
             StopSignals() as stop,
         ):
             work = _Work(translator, image, part, stop, progress)
             report = None
+            if part.was_damaged:
+                tell(f"{out}: its unfinished work in {part.folder} is damaged, and begins anew.")
             if not part.is_complete:
                 if part.done:
                     tell(f"{out}: continues after {len(part.done)} finished tiles.")
