@@ -178,10 +178,14 @@ def damaged(whole: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+class TooLate(BaseException):
+    """No `Exception`, which a reader would take for a fault of the file."""
+
+
 @contextmanager
 def at_most(seconds: int) -> Iterator[None]:
     def late(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"still reading after {seconds} s")
+        raise TooLate(f"still reading after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
@@ -200,6 +204,8 @@ def what_is_said(read: Reader, path: Path, where: str) -> str | None:
         return str(error)
     except Exception as error:
         raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
+    except TooLate as late:
+        raise AssertionError(f"{where}: {late}") from late
     return None
 
 

@@ -359,3 +359,18 @@ def test_two_widths_are_one_sentence(tmp_path):
     for read in (image_shape, read_image, lambda path: open_windows(path, spec())):
         with pytest.raises(ImageError, match=r"x\.tif: .* damaged or cut short"):
             read(path)
+
+
+def test_a_list_of_pages_that_turns_back_on_itself_is_one_sentence(tmp_path):
+    path = tmp_path / "x.tif"
+    tiff(tile=(64, 64))(path)
+    with tifffile.TiffFile(path) as tif:
+        first = tif.pages[0].offset
+        assert len(tif.pages) == 1
+        end = tif.pages.next_page_offset
+    data = bytearray(path.read_bytes())
+    data[end : end + 4] = first.to_bytes(4, "little")
+    path.write_bytes(data)
+    for read in (read_image, lambda path: open_windows(path, spec())):
+        with pytest.raises(ImageError, match=r"x\.tif: .* damaged or cut short"):
+            read(path)

@@ -54,7 +54,8 @@ def channel_pages(path: Path, tif: Any, page_axis: PageAxis) -> tuple[list[Any],
     if page_axis == "first":
         return [tif.pages.first], 1
     # Smaller copies and masks of the image may stand beside it as pages of their own.
-    pages = [page for page in tif.pages if not page.is_reduced and not page.is_mask] or [tif.pages.first]
+    # Of a slice: then tifffile sees a damaged list that turns back on itself, else it never ends.
+    pages = [page for page in tif.pages[:] if not page.is_reduced and not page.is_mask] or [tif.pages.first]
     kinds = {(page.imagelength, page.imagewidth, page.samplesperpixel, str(page.dtype)) for page in pages}
     if len(kinds) > 1:
         raise ImageError(
