@@ -22,7 +22,7 @@ from pairloom import containers, images, large
 from pairloom.canvas import Canvas, halved
 from pairloom.cli import main
 from pairloom.config import GeneratorConfig
-from pairloom.files import translate_files
+from pairloom.files import scale_hint, translate_files
 from pairloom.images import ImageError, lab_spec, read_image
 from pairloom.large import goes_by_tiles, translate_large
 from pairloom.memory import activation_bytes_per_pixel, whole_image_bytes
@@ -483,6 +483,13 @@ def test_the_training_scale_is_refused_for_tiles(tmp_path):
         )
 
 
+def test_the_training_scale_is_not_recommended_for_tiles(tmp_path):
+    translator = fixed()
+    source = save(tmp_path / "x.tif")
+    assert "--scale training" in (scale_hint(translator, source) or "")
+    assert scale_hint(translator, source, memory_bytes=not_whole(translator)) is None
+
+
 # -----------------------------------------------------------------------------------------------------------
 # How much memory
 
@@ -648,6 +655,28 @@ def test_another_job_does_not_continue(tmp_path):
         translate_large(translator, source, out, memory_bytes=memory)
     shutil.rmtree(part(out))
     by_tiles(translator, source, out)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_what_was_unfinished_goes_when_the_image_is_translated_in_one_piece(suffix, tmp_path):
+    translator, out = fixed(), tmp_path / "out"
+    source = tmp_path / f"x.{suffix}"
+    save(source) if suffix == "tif" else Image.fromarray(SOURCE).save(source)
+    others = save(tmp_path / "other.tif", picture(SIZE, seed=1))
+    memory = not_whole(translator)
+    for path in (source, others):
+        result = out / f"{path.stem}.tif"
+        with pytest.raises(Stopped):
+            list(
+                translate_files(translator, [path], out, memory_bytes=memory, progress=stop_after(1, result))
+            )
+
+    shutil.copytree(part(out / "other.tif"), part(out / "mine.tif"))
+    mine = Image.fromarray(picture((20, 24)))
+    mine.save(tmp_path / "mine.png")
+    list(translate_files(translator, [source, tmp_path / "mine.png"], out))
+    left = {path.name for path in out.iterdir()}
+    assert left == {source.name, "mine.png", ".other.tif.part", ".mine.tif.part"}  # of other images
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):

@@ -116,7 +116,10 @@ def translate(
         dropout=dropout,
         precision=precision,
     )
-    if scale == "native" and (hint := scale_hint(translator, found[0][0])):
+    memory_bytes = int(memory * 2**30)
+    if scale == "native" and (
+        hint := scale_hint(translator, found[0][0], memory_bytes=memory_bytes, samples=samples)
+    ):
         print(hint, file=sys.stderr)
     tiles = TileProgress()
     written = translate_files(
@@ -127,7 +130,7 @@ def translate(
         samples=samples,
         batch_size=batch_size,
         scale=scale,
-        memory_bytes=int(memory * 2**30),
+        memory_bytes=memory_bytes,
         statistics=statistics,
         shard=shard,
         progress=tiles.update,

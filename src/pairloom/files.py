@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from pairloom import bulk, containers, images, large, volumes
+from pairloom import bulk, containers, images, large, unfinished, volumes
 from pairloom import config as configs
 from pairloom.allocator import keeping_freed_memory
 from pairloom.bulk import Found
@@ -77,8 +77,13 @@ def _is_one(folder: Path) -> bool:
     return folder.suffix.lower() == ".zarr" or bool(files_of(folder)[1:])
 
 
-def scale_hint(translator: Translator, file: Path) -> str | None:
-    """A sentence when an image is of quite another scale than the model's training crops; else None."""
+def scale_hint(
+    translator: Translator, file: Path, *, memory_bytes: int = 2 * GIB, samples: int = 1
+) -> str | None:
+    """A sentence when an image is of quite another scale than the model's training crops; else None.
+
+    None as well when it goes by tiles, which are translated at the image's own pixels.
+    """
     data = translator.config.data
     crop = configs.height_width(data.crop_size)
     try:
@@ -91,6 +96,8 @@ def scale_hint(translator: Translator, file: Path) -> str | None:
     if data.resize == "shorter":
         ratio = min(shape) / min(crop)
     if data.resize == "none" or 1 / 1.5 < ratio < 1.5:
+        return None
+    if large.goes_by_tiles(translator, file, memory_bytes=memory_bytes, samples=samples):
         return None
     return (
         f"Note: {file} is {shape[1]}x{shape[0]} pixels, and the model was trained on pairs resized to about "
@@ -413,4 +420,5 @@ def _write(path: Path, array: Array, source: Path, say: large.Say, *, labels: bo
         containers.write_array(path, array, kept, labels=labels)
     else:
         images.write_image(path, array, like=source)
+    unfinished.forget(containers.result_name(path), source)
     return path

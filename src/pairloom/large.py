@@ -274,7 +274,7 @@ def _combine(
     )
     tile_bytes = containers.TILE**2 * spec.channels * np.dtype(spec.dtype).itemsize
     each = max(memory_bytes // len(files), 2 * tile_bytes)
-    folder = path.with_name(f".{path.name}.part")
+    folder = unfinished.folder_of(path)
     containers.make_folder(folder)
     try:
         with ExitStack() as stack:

@@ -45,7 +45,7 @@ class Unfinished:
     ) -> None:
         self.out, self._job, self._spill_bytes = out, job, spill_bytes
         self._expected = {_line(*rows, *columns): (rows, columns) for rows, columns in tiles}
-        self.folder = out.with_name(f".{out.name}.part")
+        self.folder = folder_of(out)
         self.spill = self.folder / "spill"
         self._canvas = Canvas(self.folder / "image.map", shape, dtype)
         self._tiles = self.folder / "tiles.txt"
@@ -165,6 +165,24 @@ class Unfinished:
             tick=lambda finished, total: progress(finished, total, "writing"),
         )
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def folder_of(out: Path) -> Path:
+    """Where the unfinished work on a result lies."""
+    return out.with_name(f".{out.name}.part")
+
+
+def forget(out: Path, source: Path) -> None:
+    """Delete the unfinished work on a result of this very source, which was made in another way since."""
+    folder = folder_of(out)
+    try:
+        job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        if job["source"] != fingerprint(source):
+            return
+        with FileLock(folder / ".lock", timeout=0):
+            shutil.rmtree(folder)
+    except (OSError, ValueError, LookupError, TypeError, Timeout):  # none, not ours, or somebody is at it
+        return
 
 
 def _line(top: int, bottom: int, left: int, right: int) -> bytes:
