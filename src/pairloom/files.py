@@ -117,9 +117,10 @@ def translate_files(
 
     Size and name follow the source; dtype, range and channels the target. A container that cannot hold that
     losslessly is replaced: PNG, else TIFF. A volume is one file again, as `volumes` says. With several
-    samples, NAME-1, NAME-2, ..., NAME-mean, and NAME-spread, a float32 TIFF (see `Samples`). A file that
-    cannot be read does not stop the others. Images that would take more memory in one piece go by tiles into
-    a TIFF or OME-Zarr (see `large`). While one is translated, the next are read and the last written.
+    samples, NAME-1, NAME-2, ..., NAME-mean, and NAME-spread, a float32 TIFF (see `Samples`). An image that
+    cannot be read, translated or written does not stop the others. Those that would take more memory in one
+    piece go by tiles into a TIFF or OME-Zarr (see `large`). While one is translated, the next are read and
+    the last written.
 
     Args:
         translator: The model.
@@ -194,11 +195,11 @@ def translate_found(
     _refuse_collisions([(task.file, task.path) for task in work], samples)
     if skip_finished:
         work = _left(work, samples, say)
-    faults: list[str] = []
+    faults: dict[Path, str] = {}
     busy = Busy()
 
     def fault(file: Path, error: ImageError) -> None:
-        faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+        faults.setdefault(file, str(error) if str(file) in str(error) else f"{file}: {error}")
 
     def translate_alone(task: _Task) -> Iterator[Path]:
         if task.how == "volume":
@@ -250,10 +251,11 @@ def translate_found(
     if say is not None and sum(task.how == "whole" for task in work) >= MANY:
         say(busy.words())
     if faults:
+        lines = list(faults.values())
         if len(work) > 1:
             others = "; the others were." if len(faults) < len(work) else "."
-            faults.append(f"{len(faults)} of {len(work)} images could not be translated{others}")
-        raise ImageError("\n".join(faults))
+            lines.append(f"{len(faults)} of {len(work)} images could not be translated{others}")
+        raise ImageError("\n".join(lines))
 
 
 def _translate_whole(
@@ -280,7 +282,15 @@ def _translate_whole(
             return error
         return array
 
-    def translated() -> list[partial[Path]]:
+    def write(path: Path, array: Array, file: Path, *, labels: bool) -> Path | None:
+        volumes.make_folder(path.parent)  # where that fails, it is no fault of this image
+        try:
+            return _write(path, array, file, labels=labels)
+        except ImageError as error:
+            fault(file, error)
+            return None
+
+    def translated() -> list[partial[Path | None]]:
         x = torch.stack([images.to_tensor(array, translator.source_spec) for array, _ in waiting])
         valid = np.stack([images.valid_pixels(array) for array, _ in waiting])
         outputs = [
@@ -288,7 +298,7 @@ def _translate_whole(
         ]
         whole, of_file = images.recombined(torch.stack(outputs), x, spec)
         return [
-            partial(_write, _result(task.path, ending), array, task.file, labels=of_file.kind == "labels")
+            partial(write, _result(task.path, ending), array, task.file, labels=of_file.kind == "labels")
             for (_, task), of_one, where in zip(waiting, whole.unbind(1), valid, strict=True)
             for ending, array in Samples.of(of_one, of_file).without(where).named()
         ]
@@ -305,13 +315,17 @@ def _translate_whole(
     with keeping_freed_memory(), Overlap(busy, ahead=max(batch_size, 2)) as overlap:
 
         def flush() -> Iterator[Path]:
-            if waiting:
+            made = []
+            try:
                 with busy.at("translating"):
-                    made = translated()
-                waiting.clear()
-                yield from overlap.written()  # the batch before: no more than one waits
-                for write in made:
-                    overlap.write(write)
+                    made = translated() if waiting else []
+            except ImageError as error:  # of their size, which they share
+                for _, task in waiting:
+                    fault(task.file, error)
+            waiting.clear()
+            yield from overlap.written()  # the batch before: no more than one waits
+            for result in made:
+                overlap.write(result)
 
         for task, array in overlap.read(read, tasks):
             if isinstance(array, ImageError):
@@ -388,7 +402,6 @@ def _refuse_collisions(work: list[tuple[Path, Path]], samples: int) -> None:
 
 
 def _write(path: Path, array: Array, source: Path, *, labels: bool) -> Path:
-    volumes.make_folder(path.parent)
     kept = containers.kept_of(source)
     if kept.geo and path.suffix.lower() in (".tif", ".tiff"):
         containers.write_array(path, array, kept, labels=labels)
