@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -99,7 +99,8 @@ def translate(
     if not inputs:
         raise ValueError("translate: give image files or folders after the model.")
     found = find_images(inputs, besides=out)
-    loading = {"checkpoint": checkpoint, "device": device, "norm_stats": norm_stats, "dropout": dropout}
+    loading: dict[str, Any] = {"checkpoint": checkpoint, "device": device}
+    loading |= {"norm_stats": norm_stats, "dropout": dropout, "precision": precision}
     if launcher == "ray":
         from pairloom.cluster import translate_on_ray
 
@@ -108,14 +109,9 @@ def translate(
         done = translate_on_ray(model, found, out, shard=shard, actors=actors, loading=loading, how=how)
         print(f"{done} image{'s' * (done != 1)} translated into {out}")
         return
-    translator = Translator.load(
-        model,
-        checkpoint=checkpoint,
-        device=device,
-        norm_stats=norm_stats,
-        dropout=dropout,
-        precision=precision,
-    )
+    if actors:
+        raise ValueError(f"--actors is {actors}, which is for --launcher ray; add that, or leave it out.")
+    translator = Translator.load(model, **loading)
     if scale == "native" and (hint := scale_hint(translator, found[0][0])):
         print(hint, file=sys.stderr)
     tiles = TileProgress()

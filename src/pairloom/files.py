@@ -139,12 +139,10 @@ def translate_files(
     Raises:
         ValueError: samples, batch_size or the memory is below 1, or below what a tile takes; no such share.
         ImageError: Before the first: two results would have one name, or one the name of a file that is there
-            already, in a folder that images are read from. After all others are done: which files could not
-            be translated and why, a line each.
+            already, in a folder that images are read from.
+        SomeFailed: After all others are done: which files could not be translated and why, a line each.
     """
-    for what, value in (("samples", samples), ("batch_size", batch_size), ("memory", memory_bytes)):
-        if value < 1:
-            raise ValueError(f"{what} is {value}; it must be 1 or more.")
+    check_counts(samples=samples, batch_size=batch_size, memory=memory_bytes)
     found = find_images(inputs, besides=out)
     yield from translate_found(
         translator,
@@ -160,6 +158,28 @@ def translate_files(
         progress=progress,
         say=say,
     )
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError for what is below 1."""
+    for what, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{what} is {value}; it must be 1 or more.")
+
+
+class SomeFailed(ImageError):
+    """All others are done.
+
+    Attributes:
+        faults: A line for each file that could not be translated.
+        of: How many files there were.
+    """
+
+    def __init__(self, faults: Sequence[str], of: int) -> None:
+        others = "; the others were." if len(faults) < of else "."
+        total = [f"{len(faults)} of {of} images could not be translated{others}"] if of > 1 else []
+        super().__init__("\n".join([*faults, *total]))
+        self.faults, self.of = list(faults), of
 
 
 class _Task(NamedTuple):
@@ -251,11 +271,7 @@ def translate_found(
     if say is not None and sum(task.how == "whole" for task in work) >= MANY:
         say(busy.words())
     if faults:
-        lines = list(faults.values())
-        if len(work) > 1:
-            others = "; the others were." if len(faults) < len(work) else "."
-            lines.append(f"{len(faults)} of {len(work)} images could not be translated{others}")
-        raise ImageError("\n".join(lines))
+        raise SomeFailed(list(faults.values()), len(work))
 
 
 def _translate_whole(
