@@ -304,12 +304,26 @@ class Translator:
             )
         return array
 
+    def read(self, path: str | Path, *, flat: bool = False) -> Array:
+        """The values of a source in a file: of its channels those that the model was trained on.
+
+        Args:
+            path: The file.
+            flat: It holds one image, also where the sources of the training were slices of volumes.
+
+        Shapes: -> (H, W, C).
+        Units: file values; NaN is a pixel that counts for nothing.
+
+        Raises:
+            ImageError: The file cannot be read.
+        """
+        spec = self.source_spec
+        part = replace(spec.part, axis="auto") if flat else spec.part
+        return images.read_image(path, alpha=spec.alpha, page_axis=spec.page_axis, part=part, nan="keep")
+
     def _pixels(self, image: Array | str | Path | Image.Image) -> Array:
         if isinstance(image, str | Path):
-            spec = self.source_spec
-            return images.read_image(
-                image, alpha=spec.alpha, page_axis=spec.page_axis, part=spec.part, nan="keep"
-            )
+            return self.read(image)
         if isinstance(image, Image.Image):
             return _pillow_pixels(image, self.source_spec.alpha)
         array = np.asarray(image)

@@ -35,7 +35,7 @@ class Translated:
     """The samples for the eye."""
     mean: Rgb
     spread: Rgb
-    """Standard deviation over the samples, scaled so that the largest is white."""
+    """Standard deviation over the samples, scaled so that the largest is white; black where there is none."""
     patches: np.ndarray | None
     """(h, w): how real D finds each patch, 0 generated, 1 real; None: not asked for, or there is no room."""
 
@@ -66,14 +66,17 @@ class Served:
             ImageError: The image is not of the kind that the model was trained on.
         """
         t = self.translator
-        x = images.to_tensor(t.pixels(image), t.source_spec).unsqueeze(0)
+        image = t.pixels(image)
+        valid = images.valid_pixels(image)
+        x = images.to_tensor(image, t.source_spec).unsqueeze(0)
         outputs = torch.cat([t.translate_tensor(x, seed=seed, sample=s).cpu() for s in range(samples)])
         found, spec = images.recombined(outputs, x, t.target_spec)
-        made = Samples.of(found, spec)
+        made = Samples.of(found, spec).without(valid)
+        counting = None if valid.all() else torch.from_numpy(valid)[None]
         return Translated(
             samples=made,
-            pictures=tuple(pictures.preview(y_hat, spec) for y_hat in found),
-            mean=pictures.preview(found.mean(0), spec),
+            pictures=tuple(pictures.preview(y_hat, spec, counting) for y_hat in found),
+            mean=pictures.preview(found.mean(0), spec, counting),
             spread=_spread_picture(made.spread),
             patches=self._patches(x, outputs[:1]) if patches else None,
         )
@@ -141,7 +144,7 @@ def is_picture(spec: ImageSpec) -> bool:
 
 
 def _spread_picture(spread: Array) -> Rgb:
-    values = spread.astype(np.float64).mean(axis=2)
+    values = np.nan_to_num(spread.astype(np.float64).mean(axis=2))
     most = float(values.max()) or 1.0
     grey = np.rint(values / most * 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
