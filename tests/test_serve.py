@@ -8,6 +8,7 @@ import json
 import random
 import re
 import shlex
+import shutil
 import signal
 import socket
 import struct
@@ -33,6 +34,7 @@ from conftest import cli, draw_pair, wait_until
 from pairloom.checkpoint import load_discriminator
 from pairloom.config import Config, DataConfig, DiscriminatorConfig, GeneratorConfig
 from pairloom.evaluation.patches import nearest_patch, patch_map
+from pairloom.export import export_model
 from pairloom.images import ImageSpec, lab_spec, to_tensor
 from pairloom.networks import Discriminator, build_generator, initialise
 from pairloom.serve.colours import Palette, label_colours, palette_for, to_source
@@ -387,6 +389,21 @@ def test_models_have_names_of_their_own(tiny_run: Path) -> None:
         load_models([str(tiny_run), str(file)])
     with pytest.raises(ServeFault, match="give a run directory"):
         load_models([])
+
+
+def test_an_export_is_served_without_d(tiny_run: Path, tmp_path: Path, serving: Serving) -> None:
+    pytest.importorskip("onnxruntime")
+    file = tmp_path / "tiny.ONNX"
+    export_model(tiny_run, tmp_path / "tiny.onnx", format="onnx", dynamic=True)
+    (tmp_path / "tiny.onnx").rename(file)
+    for name in ("generator", "discriminator"):  # what lies beside is not of the same moment
+        shutil.copy(tiny_run / f"{name}.safetensors", tmp_path)
+    client = serving(load_models([f"onnx={file}"]))
+    image = draw_pair(4)
+    response = client.post("/api/translate?seed=1", content=encoded(image), headers=PNG)
+    np.testing.assert_array_equal(decoded(response.content), Translator.load(file)(image, seed=1))
+    (described,) = client.get("/api/models").json()["models"]
+    assert described["patches"] is None
 
 
 # -----------------------------------------------------------------------------------------------------------

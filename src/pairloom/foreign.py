@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from pairloom import checkpoint as checkpoints
-from pairloom import configfile, images
+from pairloom import configfile, hub, images
 from pairloom.checkpoint import CheckpointError, SavedNetwork
 from pairloom.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfig, TrainingConfig
 from pairloom.foreign_keys import (
@@ -242,7 +242,7 @@ def export_weights(
     """G, and D where theirs can hold it, as OUT/latest_net_G.pth and latest_net_D.pth, with train_opt.txt.
 
     Args:
-        run: A run directory, its generator.safetensors, or one of its checkpoints.
+        run: A run directory, its generator.safetensors, one of its checkpoints, or hf://owner/name.
         out: Their checkpoints/NAME folder; made if absent.
         checkpoint: Of a run directory.
         no_dropout: For use with their --no_dropout, wherever the dropout stood in training.
@@ -250,10 +250,10 @@ def export_weights(
     Raises:
         CheckpointError: No generator there, one that theirs cannot hold, or OUT holds one.
     """
-    path, out = Path(run), Path(out)
+    path, out = hub.resolve(run), Path(out)
     saved = checkpoints.find_network(path, "generator", checkpoint)
     if saved is None:
-        raise CheckpointError(f"{path}: holds no generator; give a run directory or a generator.safetensors.")
+        raise CheckpointError(f"{run}: holds no generator; give a run directory or a generator.safetensors.")
     if (out / "latest_net_G.pth").exists():
         raise CheckpointError(f"{out}: holds a latest_net_G.pth already; name another folder.")
     config = saved.config()

@@ -19,6 +19,7 @@ from pairloom.devices import pick_device
 from pairloom.evaluation.patches import patch_map
 from pairloom.images import Array, ImageSpec
 from pairloom.networks import Discriminator, build_discriminator
+from pairloom.onnx_generator import SUFFIX
 from pairloom.pictures import Rgb
 from pairloom.serve.colours import Palette, palette_for
 from pairloom.serve.examples import find_examples
@@ -156,7 +157,7 @@ def load_models(
     """Load models, each under a name of its own: NAME=PATH, else the run directory's name.
 
     Args:
-        paths: Run directories, generator.safetensors, or hf://owner/name.
+        paths: What `Translator.load` takes: run directories, weights, exported .onnx files, hf://owner/name.
         checkpoint: Of run directories.
         device: auto, cpu, cuda, cuda:1, mps.
 
@@ -197,7 +198,9 @@ def _load(name: str, given: str, checkpoint: Literal["last", "best"], device: st
 
 
 def _discriminator(path: Path, checkpoint: Literal["last", "best"], device: str) -> Discriminator | None:
-    """D of the same moment as G; of a file of weights the D that lies beside it."""
+    """D of the same moment as G; of a file of weights the D that lies beside it, of an export none."""
+    if path.suffix.lower() == SUFFIX:
+        return None
     if path.suffix == ".safetensors":
         path = path.with_name("discriminator.safetensors")
         if not path.exists():
