@@ -453,9 +453,24 @@ def damaged(whole: Path, folder: Path) -> Iterator[tuple[Path, str]]:
         ("old.onnx", text.replace("pairloom-1", "pairloom-0"), "another version"),
         ("json.onnx", text[:-9], "damaged"),
         ("export.onnx", text.replace('"least_side"', '"most_side"'), "incomplete"),
-        ("zero.onnx", text.replace('"stride": 4', '"stride": 0'), "incomplete"),
-        ("rate.onnx", text.replace('"rate": 0.5', '"rate": 1'), "incomplete"),
-        ("kind.onnx", text.replace('"channels": 4', '"channels": "4"'), "incomplete"),
+        (
+            "zero.onnx",
+            text.replace('"stride": 4', '"stride": 0'),
+            "export in its description of the model is wrong (stride is 0",
+        ),
+        ("huge.onnx", text.replace('"stride": 4', '"stride": 1000000000000'), "it must be from 1 to 256"),
+        ("half.onnx", text.replace('"stride": 4', '"stride": 4.0'), "stride is 4.0; it must be of type int"),
+        ("name.onnx", text.replace('"name": "mask_1"', '"name": {}'), "name is {}; it must be of type str"),
+        (
+            "rate.onnx",
+            text.replace('"rate": 0.5', '"rate": 1'),
+            "rate of 'mask_1' is 1.0; it must be at least 0 and below 1",
+        ),
+        (
+            "kind.onnx",
+            text.replace('"channels": 4', '"channels": "4"'),
+            "channels is '4'; it must be of type int",
+        ),
         ("config.onnx", text.replace('"generator": {', '"generators": {'), "generators"),
         ("spec.onnx", text.replace('"target_spec"', '"spec"'), "incomplete"),
     ):

@@ -617,7 +617,11 @@ def reconfigured(source: Path, out: Path, part: str, **changes: Any) -> Path:
         ),
         ("generator", {"architecture": "resnet", "resnet_blocks": 4}, "generator.resnet_blocks is 4"),
         ("source_spec", {"dtype": "uint16", "high": [65535.0] * 3}, "its source is 3 channels, uint16"),
-        ("target_spec", {"channels": 2, "low": [0.0] * 2, "high": [255.0] * 2}, "its target is 2 channels"),
+        (
+            "target_spec",
+            {"kind": "labels", "palette": [[0] * 3, [1] * 3, [2] * 3], "one_hot": True},
+            "its target is 3 channels, uint8, label map of 3 classes, one-hot",
+        ),
     ],
 )
 def test_what_theirs_cannot_hold(tmp_path: Path, part: str, changes: dict[str, Any], says: str) -> None:

@@ -20,6 +20,7 @@ from pairloom import checkpoint as checkpoints
 from pairloom import configfile, hub, images
 from pairloom.checkpoint import CheckpointError, SavedNetwork
 from pairloom.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfig, TrainingConfig
+from pairloom.described import specs_of
 from pairloom.foreign_keys import (
     PIXEL_BIAS,
     THEIRS,
@@ -35,7 +36,7 @@ from pairloom.foreign_keys import (
     to_ours,
 )
 from pairloom.foreign_options import data_of, flag, is_colorization, number, read_options, write_options
-from pairloom.images import ImageError, ImageSpec
+from pairloom.images import ImageSpec
 from pairloom.networks import build_discriminator, build_generator
 
 
@@ -322,12 +323,7 @@ def _unheld(g: GeneratorConfig, no_dropout: bool) -> Iterator[str]:
 
 def _unread(saved: SavedNetwork) -> Iterator[str]:
     """Images that their programs do not read or write as ours do."""
-    try:
-        specs = {
-            side: ImageSpec.from_dict(saved.description[f"{side}_spec"]) for side in ("source", "target")
-        }
-    except (KeyError, TypeError, AttributeError, ImageError) as error:
-        raise saved.incomplete(error) from error
+    specs = dict(zip(("source", "target"), specs_of(saved), strict=True))
     lab = (images.lab_spec("L").low, images.lab_spec("a", "b").low)
     if all(s.kind == "lab" for s in specs.values()) and lab == (specs["source"].low, specs["target"].low):
         return

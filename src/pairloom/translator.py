@@ -17,11 +17,13 @@ from pairloom import checkpoint as checkpoints
 from pairloom import configfile, hub, images, inference, noise
 from pairloom.checkpoint import CheckpointError
 from pairloom.config import Config
+from pairloom.described import specs_of
 from pairloom.devices import pick_device
 from pairloom.images import Array, ImageError, ImageSpec
 from pairloom.networks import Generator, NormStats, build_generator
 from pairloom.onnx_generator import SUFFIX, OnnxGenerator
 from pairloom.pixels import Alpha, leave_out, over_white
+from pairloom.plain import record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,12 +167,13 @@ class Translator:
                 f"{path}: holds no trained model; give a run directory or a generator.safetensors."
             )
         config, described = saved.config(), saved.description
+        source_spec, target_spec = specs_of(saved)
+        if "semantics" not in described:
+            raise saved.incomplete("'semantics'")
         try:
-            source_spec = ImageSpec.from_dict(described["source_spec"])
-            target_spec = ImageSpec.from_dict(described["target_spec"])
-            semantics = Semantics(**described["semantics"])
-        except (KeyError, TypeError, AttributeError, ImageError) as error:
-            raise saved.incomplete(error) from error
+            semantics = record(Semantics, described["semantics"])
+        except ValueError as error:
+            raise saved.wrong("semantics", error) from error
         if exported is None:
             net = build_generator(config.generator)
             checkpoints.fill(net, saved.weights, saved.file)
