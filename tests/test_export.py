@@ -423,6 +423,9 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.M
     weights = saved(tmp_path, model("batch"))
     with pytest.raises(ExportError, match=r'norm_stats is "batch".*--norm-stats image'):
         export_model(weights, tmp_path / "m.onnx", format="onnx")
+    (tmp_path / "dir.onnx").mkdir()
+    with pytest.raises(ExportError, match=r"dir\.onnx: is a folder; give the name of a file"):
+        export_model(weights, tmp_path / "dir.onnx", format="onnx", norm_stats="image")
     with pytest.raises(ExportError, match="leave dynamic out"):
         export_model(weights, tmp_path / "m.safetensors", format="safetensors", dynamic=True)
     monkeypatch.setattr(export, "LARGEST_ONNX", 1000)

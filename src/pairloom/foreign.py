@@ -72,12 +72,18 @@ def find_files(path: Path, *, epoch: str = "latest", side: Literal["A", "B"] | N
         side: Of a CycleGAN's folder: the generator from A (to B), or from B (to A).
 
     Raises:
-        CheckpointError: Nothing there, or two generators and no choice between them.
+        CheckpointError: Nothing there, two generators and no choice between them, or a choice for one file.
     """
     folder = path if path.is_dir() else path.parent
     options = folder / "train_opt.txt"
     beside = options if options.is_file() else None
     if not path.is_dir():
+        asked = [f"side {side}"] * (side is not None) + [f"epoch {epoch}"] * (epoch != "latest")
+        if asked and path.exists():
+            raise CheckpointError(
+                f"{path}: is one file, so {' and '.join(asked)} cannot be chosen; leave that out, or give "
+                f"the folder {folder}."
+            )
         return Found((path,), beside, path.stem.endswith(("_net_G_B", "_net_D_B")))
     suffixes = [s for s in ("", "_A", "_B") if (path / f"{epoch}_net_G{s}.pth").is_file()]
     if side is not None:
