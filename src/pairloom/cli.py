@@ -17,7 +17,7 @@ import tyro
 from pairloom import configfile, presets
 from pairloom.commands import bench, data, serve, study, weights
 from pairloom.config import DataConfig
-from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run, parse_study
+from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, memory_bytes, parse_run, parse_study
 
 
 def demo(out: Out = Path("runs/demo")) -> None:
@@ -96,6 +96,7 @@ def translate(
     from pairloom.progress import TileProgress
     from pairloom.translator import Translator
 
+    available = memory_bytes(memory)
     if not inputs:
         raise ValueError("translate: give image files or folders after the model.")
     found = find_images(inputs, besides=out)
@@ -105,7 +106,7 @@ def translate(
         from pairloom.cluster import translate_on_ray
 
         how: dict[str, object] = {"seed": seed, "samples": samples, "batch_size": batch_size, "scale": scale}
-        how |= {"memory_bytes": int(memory * 2**30), "statistics": statistics}
+        how |= {"memory_bytes": available, "statistics": statistics}
         done = translate_on_ray(model, found, out, shard=shard, actors=actors, loading=loading, how=how)
         print(f"{done} image{'s' * (done != 1)} translated into {out}")
         return
@@ -123,7 +124,7 @@ def translate(
         samples=samples,
         batch_size=batch_size,
         scale=scale,
-        memory_bytes=int(memory * 2**30),
+        memory_bytes=available,
         statistics=statistics,
         shard=shard,
         progress=tiles.update,
