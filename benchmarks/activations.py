@@ -3,7 +3,7 @@
     python benchmarks/activations.py [--size 1024] [--channels 16] [--steps 3]
 
 Each measurement is a process of its own (VmHWM), twice in turn; before_mb is its peak with everything built
-and no step taken. Prints JSON.
+and no step taken. The result goes to benchmarks/results/, a file for each kind of machine.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from pairloom import presets
 from pairloom.devices import peak_memory_mb
 from pairloom.training import TrainState, train_step
+from result import save
 
 CPU = torch.device("cpu")
 
@@ -64,11 +65,14 @@ def main() -> None:
     if a.only:
         print(json.dumps(measure(a.size, a.channels, a.steps, a.architecture, a.only == "again")))
         return
+    found: dict[str, list[dict[str, float]]] = {"kept": [], "again": []}
     for _ in range(2):
         for which in ("kept", "again"):
             command = [sys.executable, __file__, *sys.argv[1:], "--only", which]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found[which].append(json.loads(done.stdout))
             print(which, done.stdout.strip(), flush=True)
+    save(f"activations_{a.architecture}_{a.size}_{a.channels}", found)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Plain: fp32, convolutions as torch's, torch's unfused Adam. Fast: bf16 autocast, the deep levels as matrix
 products (small_maps.py), our Adam. The sample set at 64 px, labels to photo. Both are validated in fp32.
-Prints each seed's figures, both means with 95 % t-intervals over the seeds, and the paired difference's.
+Each seed's figures, both means with 95 % t-intervals over the seeds, and the paired difference's; the result
+goes to benchmarks/results/, a file for each kind of machine.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pairloom.prefetch import on_device
 from pairloom.training import TrainState, learning_rate, train_step
 from pairloom.translator import Semantics, Translator
 from pairloom.validation import HeldOut
+from result import save
 
 CPU = torch.device("cpu")
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}
@@ -89,10 +91,10 @@ def val_l1(config: Config, *, fast: bool) -> float:
     return value
 
 
-def interval(values: list[float]) -> str:
+def interval(values: list[float]) -> dict[str, float]:
     half = T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
     mean = statistics.mean(values)
-    return f"{mean:.4f} [{mean - half:.4f}, {mean + half:.4f}]"
+    return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
 def main() -> None:
@@ -111,10 +113,16 @@ def main() -> None:
                 name = "fast " if fast else "plain"
                 seconds = time.perf_counter() - started
                 print(f"seed {seed}, {name}: L1 {found[fast][-1]:.4f} ({seconds:.0f} s)", flush=True)
-    print(f"plain {interval(found[False])}")
-    print(f"fast  {interval(found[True])}")
-    differences = [b - a for a, b in zip(found[False], found[True], strict=True)]
-    print(f"fast - plain, paired: {interval(differences)}")
+    plain, fast_ones = found[False], found[True]
+    differences = [b - a for a, b in zip(plain, fast_ones, strict=True)]
+    figures = {
+        "plain_val_l1": [round(value, 4) for value in plain],
+        "fast_val_l1": [round(value, 4) for value in fast_ones],
+        "plain": interval(plain),
+        "fast": interval(fast_ones),
+        "fast_less_plain_paired": interval(differences),
+    }
+    save(f"convergence_{a.channels}_{a.steps}", figures)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python benchmarks/large_image.py --height 4000 --width 6000 --base-channels 16 --norm-stats running
 
 The image is made as it is read (waves), the result is thrown away, the weights are random: the figures are
-those of the passes, without files of images. Memory needs Linux.
+those of the passes, without files of images. Memory needs Linux. The result goes to benchmarks/results/, a
+file for each kind of machine.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pairloom.networks import build_generator
 from pairloom.tile_plan import plan_tiles
 from pairloom.tiling import translate_tiled
 from pairloom.translator import Semantics, Translator
+from result import save
 
 WAVES = (0.01, 0.02), (0.3, 0.001), (0.02, 0.05)
 
@@ -49,7 +51,7 @@ def held(name: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--height", type=int, default=4000)
     parser.add_argument("--width", type=int, default=6000)
     parser.add_argument("--base-channels", type=int, default=16)
@@ -79,11 +81,22 @@ def main() -> None:
     print(report.words())
     user, system = ended.ru_utime - started.ru_utime, ended.ru_stime - started.ru_stime
     peak = (held("VmHWM") - before) / 2**20
-    print(f"processor: {user:.1f} s, and {system:.1f} s in the system")
-    print(f"memory above the model: {peak:.0f} MiB; planned: {plan.memory_bytes / 2**20:.0f} MiB")
-    for stage in plan.stages:
-        seconds = spent[stage.name + (" (sample)" if stage.sampled else "")]
-        print(f"  {stage.name:9} {stage.macs / 1e9:9.1f} GMAC {seconds:7.1f} s")
+    figures = {
+        "norm_stats": asked.norm_stats,
+        "seconds": round(sum(spent.values()), 1),
+        "processor_seconds": round(user, 1),
+        "system_seconds": round(system, 1),
+        "memory_above_the_model_mib": round(peak),
+        "planned_mib": round(plan.memory_bytes / 2**20),
+        "gmac_and_seconds": {
+            stage.name: [
+                round(stage.macs / 1e9, 1),
+                round(spent[stage.name + (" (sample)" if stage.sampled else "")], 1),
+            ]
+            for stage in plan.stages
+        },
+    }
+    save(f"large_image_{asked.height}_{asked.width}_{asked.base_channels}_{asked.norm_stats}", figures)
 
 
 if __name__ == "__main__":

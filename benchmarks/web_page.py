@@ -2,6 +2,7 @@
 
 Untrained U-Net-256 of each width, 256x256, z on: `pairloom export --format web`, served from this machine
 with and without the headers that give threads; medians of calls of the page's own engine, pixels to pixels.
+The result goes to benchmarks/results/, a file for each kind of machine.
 
     python benchmarks/web_page.py --widths 16 32 --rounds 15
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import gzip
-import os
 import statistics
 import tempfile
 import threading
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import torch
 from playwright.sync_api import Browser, sync_playwright
@@ -29,6 +30,7 @@ from pairloom.images import ImageSpec
 from pairloom.networks import build_generator
 from pairloom.serve.site import write_site
 from pairloom.translator import Translator
+from result import save
 
 RGB = ImageSpec(channels=3, dtype="uint8", low=(0.0,) * 3, high=(255.0,) * 3)
 ISOLATED = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
@@ -115,7 +117,7 @@ def timed(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--side", type=int, default=256)
@@ -125,23 +127,23 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as work, sync_playwright() as started:
         browser = started.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
-        print(f"Chromium {browser.version}, load {os.getloadavg()[0]:.1f}")
+        figures: dict[str, Any] = {"chromium": browser.version}
         for width in given.widths:
             site = Path(work) / f"site-{width}"
             write_site(
                 [str(model(width, Path(work), given.side))], site, runtime=given.runtime, half=given.half
             )
-            for part, (plain, packed) in weigh(site).items():
-                print(f"{width}: {part}: {plain / 1e6:.2f} MB, gzip {packed / 1e6:.2f} MB")
+            found: dict[str, Any] = {
+                f"{part}_mb_and_gzip": [round(plain / 1e6, 2), round(packed / 1e6, 2)]
+                for part, (plain, packed) in weigh(site).items()
+            }
+            figures[f"base_channels_{width}"] = found
             for headers in ({}, ISOLATED, {}, ISOLATED):
-                before = os.getloadavg()[0]
                 by, times = timed(browser, site, headers, given.rounds, given.side)
-                print(
-                    f"{width}: {by}: median {statistics.median(times):.0f} ms "
-                    f"[{min(times):.0f}, {max(times):.0f}], {len(times)} calls, load {before:.1f}",
-                    flush=True,
-                )
+                took = [round(value, 1) for value in (statistics.median(times), min(times), max(times))]
+                found.setdefault(f"{by}: median, least, most ms of {len(times)}", []).append(took)
         browser.close()
+    save(f"web_page_{given.side}{'_half' * given.half}", figures, "onnxruntime", "playwright")
 
 
 if __name__ == "__main__":

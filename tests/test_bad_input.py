@@ -355,6 +355,16 @@ def test_a_run_of_another_configuration(data, run, refused):
     assert "objective.lambda_l1: 100.0 -> 10.0" in sentence
 
 
+@pytest.mark.parametrize("memory", ["inf", "1e308", "nan", "-1", "0", "1e-10"])
+@pytest.mark.parametrize("launcher", ["local", "ray"])
+def test_a_memory_that_is_no_amount(tmp_path, refused, memory, launcher):
+    out = tmp_path / "out"
+    where = ["translate", tmp_path / "run", picture(tmp_path), "--out", out, "--launcher", launcher]
+    sentence = refused(*where, f"--memory={memory}")
+    assert sentence.startswith("--memory is ") and "in GiB" in sentence
+    assert not out.exists()
+
+
 def with_little_memory(*arguments: object) -> None:
     """The command line in a process that may take half a gigabyte more than it has."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -98,3 +98,11 @@ def test_the_command_prints_and_writes(result, tmp_path, monkeypatch, capsys):
     cli("bench", "--quick", "--json", tmp_path / "bench.json")
     assert "This machine trains the facades preset" in capsys.readouterr().out
     assert json.loads((tmp_path / "bench.json").read_text()) == result
+
+
+@pytest.mark.parametrize("file", ["no/such/folder.json", "."])
+def test_a_file_that_cannot_be_written_is_refused_before_measuring(tmp_path, monkeypatch, refused, file):
+    monkeypatch.setattr("pairloom.bench.bench", lambda **_: pytest.fail("it measured"))
+    assert refused("bench", "--json", tmp_path / file).startswith(
+        f"--json is {tmp_path / file}, which is not"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import cli
-from pairloom import images
+from pairloom import bulk, cluster, images
+from pairloom.files import find_images
+from pairloom.translator import Translator
 from test_bulk import make_sources, tree
 from test_files import save_picture
 
@@ -27,6 +31,83 @@ def test_without_ray_it_is_one_sentence(tiny_run, tmp_path, monkeypatch, capsys)
     said = capsys.readouterr().err
     assert said.startswith("pairloom: --launcher ray needs the package ray") and "pairloom[scale]" in said
     assert said.count("\n") == 1
+
+
+@pytest.fixture
+def no_cluster(monkeypatch):
+    """Ray is there, and a cluster must not be asked for."""
+    monkeypatch.setattr(cluster, "_ray", lambda: (None, None))
+    monkeypatch.setattr(cluster, "_join", lambda ray: pytest.fail("a cluster was joined"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--samples", "0"], "samples is 0; it must be 1 or more."),
+        (["--batch-size", "-2"], "batch_size is -2; it must be 1 or more."),
+        (["--actors", "-1"], "--actors is -1; it must be 0 or more."),
+        (["--shard", "3/2"], "--shard is '3/2'; it must be i/n"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_cluster_is_there(
+    no_cluster, tiny_run, tmp_path, refused, flags, words
+):
+    sources, out = make_sources(tmp_path / "in", 2), tmp_path / "out"
+    assert words in refused("translate", tiny_run, sources, "--out", out, "--launcher", "ray", *flags)
+    assert not out.exists()
+
+
+def test_a_model_that_is_not_there_is_said_before_a_cluster_is(no_cluster, tmp_path, refused):
+    sources = make_sources(tmp_path / "in", 2)
+    said = refused("translate", tmp_path / "nothing", sources, "--out", tmp_path / "out", "--launcher", "ray")
+    assert str(tmp_path / "nothing") in said
+
+
+def test_the_cluster_loads_the_model_as_this_machine_does(tiny_run, tmp_path, monkeypatch):
+    sources = make_sources(tmp_path / "in", 2)
+    flags = ["--precision", "bf16", "--dropout", "False", "--norm-stats", "running", "--checkpoint", "best"]
+    flags += ["--device", "cpu"]
+    loaded, handed = [], []
+    load = Translator.load
+    monkeypatch.setattr(Translator, "load", lambda model, **how: loaded.append(how) or load(model, **how))
+    monkeypatch.setattr(
+        cluster, "translate_on_ray", lambda *given, **how: handed.append(how["loading"]) or len(given[1])
+    )
+    for launcher in ("local", "ray"):
+        cli("translate", tiny_run, sources, "--out", tmp_path / launcher, *flags, "--launcher", launcher)
+    assert handed == loaded
+    assert handed[0]["precision"] == "bf16"
+
+
+def test_an_actor_refuses_what_collides_and_translates_the_rest(tiny_run, tmp_path):
+    sources, out = make_sources(tmp_path / "in", 4), tmp_path / "out"
+    save_picture(sources / "0/3.jpg")
+    (sources / "bad.png").write_bytes(b"no image")
+    groups = bulk.groups(find_images([sources], besides=out))
+    rows = [json.dumps([[str(file), str(name)] for file, name in group]) for group in groups]
+    actor = cluster._Translating(str(tiny_run), str(out), {}, {}, torch.get_num_threads())
+    (faults,) = map(json.loads, actor({"files": rows})["faults"])
+    assert sorted(tree(out)) == ["0/0.png", "1/1.png", "2/2.png"]
+    assert [line.split(": ")[0] for line in faults] == [
+        str(sources / name) for name in ("0/3.jpg", "0/3.png", "bad.png")
+    ]
+    assert "both would be written" in faults[0]
+    again = actor({"files": rows})
+    assert json.loads(again["faults"][0]) == faults, "what is there stays, and the faults are told again"
+
+
+def test_of_rays_traces_the_cause_is_said():
+    wrapped = (
+        "The actor died.\n\x1b[36mray::MapWorker\x1b[39m\n  File x\nOSError: \x1b[31mno room\x1b[39m\n\n"
+    )
+    assert cluster._cause(RuntimeError(wrapped)) == "OSError: no room"
+    assert cluster._cause(RuntimeError()) == "RuntimeError"
+
+
+def test_actors_without_a_cluster_are_refused(tiny_run, tmp_path, refused):
+    sources = make_sources(tmp_path / "in", 2)
+    said = refused("translate", tiny_run, sources, "--out", tmp_path / "out", "--actors", "3")
+    assert said.startswith("--actors is 3, which is for --launcher ray")
 
 
 def launched(*arguments: object, **environment: str) -> subprocess.Popen[str]:
@@ -92,7 +173,7 @@ def test_a_worker_that_is_killed_costs_nothing(tiny_run, tmp_path):
     assert process.returncode == 2, (said, faults)
     told = [line for line in faults.splitlines() if "bad.png" in line]
     assert len(told) == 1
-    assert "1 of 41 images could not be translated." in faults
+    assert "1 of 41 images could not be translated; the others were." in faults
 
     with pytest.raises(SystemExit):
         cli("translate", tiny_run, sources, "--out", tmp_path / "alone", "--seed", "4")

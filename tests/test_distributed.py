@@ -23,7 +23,7 @@ from conftest import Child, tiny_config, wait_until, write_pairs
 from pairloom import distributed
 from pairloom.checkpoint import load_state, steps
 from pairloom.cli import main
-from pairloom.config import Config
+from pairloom.config import Config, ConfigError
 from pairloom.data import View, find_pairs, measure_specs, training_batches
 from pairloom.devices import DeviceError
 from pairloom.exchange import BUCKET, Exchange
@@ -699,3 +699,11 @@ def test_the_slurm_example_trains_stops_and_asks_to_be_queued_again(tiny_data, t
     assert "Stopped by a signal after step" in log.read_text()
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     assert steps(run / "checkpoints")
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])
+def test_a_variable_that_is_no_number_is_named(tiny_data, tmp_path, monkeypatch, name):
+    for variable, value in {"RANK": "0", "WORLD_SIZE": "2", name: "two"}.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"The variable {name} is 'two'"):
+        train(tiny_config(tiny_data), tmp_path / "run")

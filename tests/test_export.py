@@ -423,6 +423,9 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.M
     weights = saved(tmp_path, model("batch"))
     with pytest.raises(ExportError, match=r'norm_stats is "batch".*--norm-stats image'):
         export_model(weights, tmp_path / "m.onnx", format="onnx")
+    (tmp_path / "dir.onnx").mkdir()
+    with pytest.raises(ExportError, match=r"dir\.onnx: is a folder; give the name of a file"):
+        export_model(weights, tmp_path / "dir.onnx", format="onnx", norm_stats="image")
     with pytest.raises(ExportError, match="leave dynamic out"):
         export_model(weights, tmp_path / "m.safetensors", format="safetensors", dynamic=True)
     monkeypatch.setattr(export, "LARGEST_ONNX", 1000)
@@ -453,9 +456,24 @@ def damaged(whole: Path, folder: Path) -> Iterator[tuple[Path, str]]:
         ("old.onnx", text.replace("pairloom-1", "pairloom-0"), "another version"),
         ("json.onnx", text[:-9], "damaged"),
         ("export.onnx", text.replace('"least_side"', '"most_side"'), "incomplete"),
-        ("zero.onnx", text.replace('"stride": 4', '"stride": 0'), "incomplete"),
-        ("rate.onnx", text.replace('"rate": 0.5', '"rate": 1'), "incomplete"),
-        ("kind.onnx", text.replace('"channels": 4', '"channels": "4"'), "incomplete"),
+        (
+            "zero.onnx",
+            text.replace('"stride": 4', '"stride": 0'),
+            "export in its description of the model is wrong (stride is 0",
+        ),
+        ("huge.onnx", text.replace('"stride": 4', '"stride": 1000000000000'), "it must be from 1 to 256"),
+        ("half.onnx", text.replace('"stride": 4', '"stride": 4.0'), "stride is 4.0; it must be of type int"),
+        ("name.onnx", text.replace('"name": "mask_1"', '"name": {}'), "name is {}; it must be of type str"),
+        (
+            "rate.onnx",
+            text.replace('"rate": 0.5', '"rate": 1'),
+            "rate of 'mask_1' is 1.0; it must be at least 0 and below 1",
+        ),
+        (
+            "kind.onnx",
+            text.replace('"channels": 4', '"channels": "4"'),
+            "channels is '4'; it must be of type int",
+        ),
         ("config.onnx", text.replace('"generator": {', '"generators": {'), "generators"),
         ("spec.onnx", text.replace('"target_spec"', '"spec"'), "incomplete"),
     ):

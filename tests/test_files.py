@@ -176,6 +176,39 @@ def test_a_bad_file_does_not_stop_the_good_ones(tmp_path):
     assert total == "2 of 6 images could not be translated; the others were."
 
 
+def test_what_cannot_be_translated_or_written_does_not_stop_the_others(tmp_path, monkeypatch):
+    """Of a batch of one size all fail, as it is the size that fails; each has its line."""
+    for name, side in {"a": 16, "b": 40, "c": 40, "d": 16, "e": 16}.items():
+        save_picture(tmp_path / f"in/{name}.png", (side, side))
+    (tmp_path / "out/d.png").mkdir(parents=True)
+    translator, out = model(), tmp_path / "out"
+    translate = translator.translate_tensor
+
+    def up_to_32(x: torch.Tensor, **options: Any) -> torch.Tensor:
+        if x.shape[-1] > 32:
+            raise ImageError("model.onnx: was exported for images up to 32x32 pixels")
+        return translate(x, **options)
+
+    monkeypatch.setattr(translator, "translate_tensor", up_to_32)
+    with pytest.raises(ImageError) as error:
+        list(translate_files(translator, [tmp_path / "in"], out, batch_size=2))
+    assert sorted(p.name for p in out.iterdir() if p.is_file()) == ["a.png", "e.png"]
+    *lines, total = str(error.value).splitlines()
+    assert sorted(line.split(": ")[0] for line in lines) == [str(tmp_path / f"in/{n}.png") for n in "bcd"]
+    assert sum("up to 32x32" in line for line in lines) == 2
+    assert total == "3 of 5 images could not be translated; the others were."
+
+
+def test_an_image_of_which_no_sample_can_be_written_has_one_line(tmp_path):
+    save_picture(tmp_path / "in/x.png")
+    save_picture(tmp_path / "in/y.png")
+    for ending in ("-1", "-2", "-mean"):
+        (tmp_path / f"out/x{ending}.png").mkdir(parents=True)
+    with pytest.raises(ImageError, match=r"x\.png: .*\n1 of 2 images could not be translated"):
+        list(translate_files(model(), [tmp_path / "in"], tmp_path / "out", samples=2))
+    assert (tmp_path / "out/y-mean.png").is_file()
+
+
 def test_every_bad_file_has_its_line(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(15):

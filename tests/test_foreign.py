@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -383,6 +384,13 @@ def test_sizes_that_cannot_be_are_said(tmp_path: Path) -> None:
     assert all(words in notes for words in ("no multiple of 128", "below the crop", "'odd' is not known"))
 
 
+@pytest.mark.parametrize(("said", "recorded"), [("XtoY", "AtoB"), ("BtoA", "BtoA"), ("AtoB", "AtoB")])
+def test_a_direction_that_is_not_known_is_said(tmp_path: Path, said: str, recorded: str) -> None:
+    model, notes = imported(tmp_path, their_unet(7), f"direction: {said}\n")
+    assert model.config.data.direction == recorded
+    assert (f"Their direction {said!r} is not known here; AtoB is recorded." in notes) == (said == "XtoY")
+
+
 def test_a_colorization_takes_l_and_gives_ab(tmp_path: Path) -> None:
     model, _ = imported(tmp_path, trained(their_unet(7, (1, 2))), "model: colorization\n")
     assert (model.source_spec.kind, model.target_spec.names) == ("lab", ("a", "b"))
@@ -415,6 +423,22 @@ def test_the_halves_of_a_cyclegan(tmp_path: Path) -> None:
         assert torch.equal(weight, nets[half]["model.23.weight"])
         judge = load_discriminator(tmp_path / half)
         assert judge is not None and not judge.conditional
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        ({"side": "B"}, "side B cannot"),
+        ({"epoch": "7"}, "epoch 7 cannot"),
+        ({"side": "B", "epoch": "7"}, "side B and epoch 7 cannot"),
+    ],
+    ids=str,
+)
+def test_of_one_file_there_is_nothing_to_choose(tmp_path: Path, choice: dict[str, Any], says: str) -> None:
+    save(trained(their_resnet(6)), file := tmp_path / "latest_net_G_A.pth")
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(file))}: is one file, so {says} be chosen"):
+        import_weights(file, tmp_path / "out", **choice)
+    assert not (tmp_path / "out").exists()
 
 
 def test_prefixes_old_averages_and_missing_counters(tmp_path: Path) -> None:
@@ -617,7 +641,11 @@ def reconfigured(source: Path, out: Path, part: str, **changes: Any) -> Path:
         ),
         ("generator", {"architecture": "resnet", "resnet_blocks": 4}, "generator.resnet_blocks is 4"),
         ("source_spec", {"dtype": "uint16", "high": [65535.0] * 3}, "its source is 3 channels, uint16"),
-        ("target_spec", {"channels": 2, "low": [0.0] * 2, "high": [255.0] * 2}, "its target is 2 channels"),
+        (
+            "target_spec",
+            {"kind": "labels", "palette": [[0] * 3, [1] * 3, [2] * 3], "one_hot": True},
+            "its target is 3 channels, uint8, label map of 3 classes, one-hot",
+        ),
     ],
 )
 def test_what_theirs_cannot_hold(tmp_path: Path, part: str, changes: dict[str, Any], says: str) -> None:

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,16 +19,22 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from conftest import draw_pair, write_pairs
+from conftest import draw_pair, tiny_config, write_pairs
 from pairloom import configfile, images
-from pairloom.checkpoint import load_state
+from pairloom.checkpoint import load_state, read_description, save_weights
 from pairloom.config import DataConfig
 from pairloom.containers import kept_of, write_array
 from pairloom.data import find_pairs
+from pairloom.export import export_model
+from pairloom.files import scale_hint, translate_files
 from pairloom.foreign import import_weights
 from pairloom.large import goes_by_tiles
+from pairloom.networks import build_generator
+from pairloom.onnx_generator import OnnxGenerator
 from pairloom.translator import Translator
 from pairloom.windows import open_windows
 from test_foreign import save, their_unet, trained
@@ -201,6 +208,8 @@ def what_is_said(read: Reader, path: Path, where: str) -> str | None:
         with at_most(SECONDS):
             read(path)
     except ValueError as error:
+        if not type(error).__module__.startswith("pairloom."):
+            raise AssertionError(f"{where}: not ours: {type(error).__name__}: {error}") from error
         return str(error)
     except Exception as error:
         raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
@@ -252,6 +261,96 @@ def test_scientific_files(tmp_path: Path, count: int) -> None:
 @pytest.mark.parametrize("count", COUNTS)
 def test_models(tmp_path: Path, tiny_run: Path, count: int) -> None:
     attack(save_models(tmp_path, tiny_run), tmp_path, count)
+
+
+HOSTILE: list[Any] = [1.5, True, None, -1, 10**12, 10**400, float("nan"), "", "\u00b2", {}, [], [[]], [1.5]]
+"""What stands in the place of each value of a model's description, one after the other."""
+
+
+def changed(value: Any, where: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Plain JSON with one value replaced, also a whole table or list, and the place of it."""
+    if where:
+        yield from ((where, hostile) for hostile in HOSTILE)
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        for place, new in changed(inner, (*where, key)):
+            copied = value.copy()
+            copied[key] = new
+            yield place, copied
+
+
+def use(path: Path) -> None:
+    """Everything that `translate` does with a model."""
+    translator = Translator.load(path, device="cpu")
+    scale_hint(translator, path.with_name("source.tif"))
+    list(translate_files(translator, [path.with_name("source.tif")], path.with_name("out"), samples=2))
+
+
+def save_described(folder: Path, suffix: str) -> tuple[Path, Callable[[dict[str, Any]], object]]:
+    """A small model of many fields, and how its description is replaced."""
+    source = images.ImageSpec(
+        channels=2, dtype="uint16", low=(0.0, 1.0), high=(9.0, 8.0), chosen=("0", "2"), names=("a", "b")
+    )
+    target = images.ImageSpec(
+        channels=1, dtype="uint8", kind="labels", low=(0.0,), high=(255.0,), palette=((0,), (7,)),
+        palette_names=("c", "d"), one_hot=True,
+    )  # fmt: skip
+    channels = {"generator__source_channels": 2, "generator__target_channels": 2}
+    config = tiny_config("", generator__num_downs=2, generator__base_channels=2, **channels)
+    net = build_generator(config.generator, torch.Generator().manual_seed(0)).requires_grad_(False)
+    model, file = Translator(net, source, target, config), folder / "generator.safetensors"
+    save_weights(file, net.state_dict(), model.describe())
+    tifffile.imwrite(folder / "source.tif", np.arange(192, dtype=np.uint16).reshape(8, 8, 3))
+    if suffix == ".safetensors":
+        weights = net.state_dict()
+        return file, lambda new: save_file(weights, file, metadata={"pairloom": json.dumps(new)})
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    file = folder / "model.onnx"
+    export_model(folder, file, format="onnx")
+    proto = onnx.load(file)
+
+    def replace_description(description: dict[str, Any]) -> None:
+        proto.metadata_props[0].value = json.dumps(description)
+        onnx.save(proto, file)
+
+    return file, replace_description
+
+
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
+def test_a_models_description_of_any_values(tmp_path: Path, suffix: str, every: int) -> None:
+    """The whole file is intact; one value of its JSON is another. It is used, or one sentence names it."""
+    file, write = save_described(tmp_path, suffix)
+    use(file)
+    whole = read_json(file)
+    if suffix == ".onnx":  # what both containers hold is read by the same lines
+        whole["config"] = {"generator": whole["config"]["generator"], "data": {"crop_size": 32}}
+    named = 0
+    for where, description in islice(changed(whole), 0, None, every):  # no divisor of how many are hostile
+        write(description)
+        said = what_is_said(use, file, f"{where}: {json.dumps(at(description, where))[:40]}")
+        if said is not None:
+            assert said.count("\n") == 0 and len(said) < 1000, (where, said)
+            assert str(tmp_path) in said, (where, said)
+            named += str(where[-1]) in said
+    assert named > 200 / every, "hardly any names its field"
+
+
+def at(value: Any, where: tuple[str | int, ...]) -> Any:
+    for key in where:
+        value = value[key]
+    return value
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    if file.suffix == ".safetensors":
+        description = read_description(file)
+    else:
+        description = OnnxGenerator.load(file).saved.description
+    found: dict[str, Any] = json.loads(json.dumps(description))
+    return found
 
 
 @pytest.mark.parametrize("count", COUNTS)

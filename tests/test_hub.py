@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 import torch
 
+import pairloom
+from conftest import tiny_config
 from pairloom import hub
 from pairloom.card import write_card
 from pairloom.checkpoint import load_weights
+from pairloom.cli import main
 from pairloom.hub import HubError, push, resolve, stage
 from pairloom.translator import Translator
 
@@ -234,6 +237,22 @@ def test_a_revision_is_fetched_and_an_unknown_one_named(server: FakeHub, model: 
     assert resolve(second, cache=tmp_path / "c").name == second[-40:]
     with pytest.raises(HubError, match="has no such revision"):
         resolve("hf://me/houses@v9", cache=tmp_path / "c")
+
+
+def test_a_published_model_goes_to_other_programs(
+    server: FakeHub, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    resnet = {"architecture": "resnet", "resnet_blocks": 6, "base_channels": 4}
+    fields = {f"generator__{name}": value for name, value in resnet.items()}
+    run = pairloom.train(tiny_config(tiny_data, training__steps=1, **fields), tmp_path / "run")
+    write_card(run, licence="mit")
+    push(run, "me/houses", token="hf_mine")
+    for where, out in (("hf://me/houses", tmp_path / "theirs"), (run, tmp_path / "same")):
+        main(["export", str(where), "--format", "junyanz", "--out", str(out)])
+    for name in ("latest_net_G.pth", "latest_net_D.pth"):
+        theirs, same = (torch.load(tmp_path / f"{out}/{name}") for out in ("theirs", "same"))
+        assert theirs.keys() == same.keys() and all(torch.equal(theirs[key], same[key]) for key in same)
 
 
 def test_without_the_discriminator(server: FakeHub, model: Path, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ FILES = {
 
 GROUND = {
     "config": set(),
-    "configfile": {"config"},
+    "plain": set(),
+    "configfile": {"config", "plain"},
     "pixels": set(),
     "content": set(),
     "tiff": {"content", "pixels"},
@@ -39,7 +40,7 @@ GROUND = {
     },
     "palette": {"pixels"},
     "survey": {"images", "palette", "pixels"},
-    "images": {"formats", "geometry", "palette", "pixels", "stacks.stack"},
+    "images": {"formats", "geometry", "palette", "pixels", "plain", "stacks.stack"},
     "noise": set(),
     "layers": {"noise"},
     "activations": {"layers"},

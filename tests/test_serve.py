@@ -8,6 +8,7 @@ import json
 import random
 import re
 import shlex
+import shutil
 import signal
 import socket
 import struct
@@ -33,6 +34,7 @@ from conftest import cli, draw_pair, wait_until
 from pairloom.checkpoint import load_discriminator
 from pairloom.config import Config, DataConfig, DiscriminatorConfig, GeneratorConfig
 from pairloom.evaluation.patches import nearest_patch, patch_map
+from pairloom.export import export_model
 from pairloom.images import ImageSpec, lab_spec, to_tensor
 from pairloom.networks import Discriminator, build_generator, initialise
 from pairloom.serve.colours import Palette, label_colours, palette_for, to_source
@@ -179,6 +181,40 @@ def test_deep_targets_keep_their_depth(serving: Serving) -> None:
     assert "image/tiff" in refused(client.post("/api/translate?model=floating", **only_png), 406)
     shown = client.post("/api/translate?model=deep&samples=2", **post).json()
     assert decoded(shown["images"][0]).shape == (16, 16, 3), "pictures are for the eye"
+
+
+def float_tiff(array: np.ndarray) -> bytes:
+    return tiff_of(array, photometric="minisblack", planarconfig="contig")
+
+
+def test_a_source_is_read_as_translate_reads_it(serving: Serving, tmp_path: Path) -> None:
+    """Of its channels those that were chosen; NaN is a pixel that counts for nothing."""
+    two = ImageSpec(channels=2, dtype="float32", low=(0.0,) * 2, high=(1.0,) * 2, chosen=("0", "2"))
+    real = ImageSpec(channels=1, dtype="float32", low=(0.0,), high=(1.0,))
+    models = {"real": untrained(two, real), "byte": untrained(two, BYTE)}
+    volumes = untrained(replace(two, slice_axis="z"), real)
+    client = serving({name: served(t, name) for name, t in {**models, "volumes": volumes}.items()})
+    image = np.random.default_rng(0).random((16, 16, 3), np.float32)
+    image[3:5, 4:9, 2] = np.nan
+    image[7, 7, 1] = np.nan  # of a channel that nobody reads
+    body = float_tiff(image)
+    (tmp_path / "a.tif").write_bytes(body)
+    post = {"content": body, "headers": {"Content-Type": "image/tiff"}}
+    for name, translator in models.items():
+        wanted = translator(tmp_path / "a.tif", seed=2)
+        assert np.isnan(wanted).any() == (name == "real")
+        whole = {**post, "headers": {**post["headers"], "Accept": "application/x-npy"}}
+        response = client.post(f"/api/translate?model={name}&seed=2", **whole)
+        assert response.status_code == 200, response.text
+        np.testing.assert_array_equal(np.load(io.BytesIO(response.content)), wanted)
+        several = client.post(f"/api/translate?model={name}&seed=2&samples=3", **post).json()
+        samples = translator.samples(tmp_path / "a.tif", 3, seed=2)
+        assert several["most_spread"] == pytest.approx(np.nanmax(samples.spread.mean(axis=2)), rel=1e-6)
+        for shown in (*several["images"], several["mean"]):
+            assert (decoded(shown)[3:5, 4:9] == 128).all(), "grey, as in the samples of the training"
+        assert (decoded(several["spread"])[3:5, 4:9] == 0).all()
+    slice_of_one = client.post("/api/translate?model=volumes&seed=2", **post)
+    assert slice_of_one.status_code == 200, "what was cut from a volume is one image here"
 
 
 def test_samples_their_mean_spread_and_the_patch_map(
@@ -353,6 +389,21 @@ def test_models_have_names_of_their_own(tiny_run: Path) -> None:
         load_models([str(tiny_run), str(file)])
     with pytest.raises(ServeFault, match="give a run directory"):
         load_models([])
+
+
+def test_an_export_is_served_without_d(tiny_run: Path, tmp_path: Path, serving: Serving) -> None:
+    pytest.importorskip("onnxruntime")
+    file = tmp_path / "tiny.ONNX"
+    export_model(tiny_run, tmp_path / "tiny.onnx", format="onnx", dynamic=True)
+    (tmp_path / "tiny.onnx").rename(file)
+    for name in ("generator", "discriminator"):  # what lies beside is not of the same moment
+        shutil.copy(tiny_run / f"{name}.safetensors", tmp_path)
+    client = serving(load_models([f"onnx={file}"]))
+    image = draw_pair(4)
+    response = client.post("/api/translate?seed=1", content=encoded(image), headers=PNG)
+    np.testing.assert_array_equal(decoded(response.content), Translator.load(file)(image, seed=1))
+    (described,) = client.get("/api/models").json()["models"]
+    assert described["patches"] is None
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +74,43 @@ def test_only_small_maps_of_a_training_in_bf16_go_this_way() -> None:
         assert not small_maps.suits(x, nn.Conv2d(24, 40, 3, stride=2, padding=1))
         with torch.no_grad():
             assert not small_maps.suits(x, conv)
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["strided", "transposed"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kernel_size": 3},
+        {"stride": 1},
+        {"stride": (2, 1)},
+        {"padding": 0},
+        {"dilation": 2, "padding": 3},
+        {"groups": 2},
+        {"padding_mode": "reflect"},
+        {"output_padding": 1},
+    ],
+    ids=str,
+)
+def test_layers_of_another_geometry_are_left_to_torch(transposed: bool, other: dict[str, Any]) -> None:
+    if ("output_padding" in other and not transposed) or ("padding_mode" in other and transposed):
+        pytest.skip("torch has no such layer")
+    given: dict[str, Any] = {"kernel_size": 4, "stride": 2, "padding": 1, "bias": False} | other
+    conv = (nn.ConvTranspose2d if transposed else nn.Conv2d)(4, 6, **given)
+    x = torch.randn(1, 4, 8, 8)
+    assert small_maps.smaller_map(x, conv) == math.inf
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not small_maps.suits(x, conv)
+        assert torch.equal(small_maps.convolved(x, conv), conv(x))
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["strided", "transposed"])
+def test_a_second_derivative_is_refused_and_not_wrong(transposed: bool) -> None:
+    conv, x = layer(transposed, bias=False), torch.randn(1, 24, 4, 4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = small_maps.convolved(x, conv)
+    (g,) = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        g.square().sum().backward()
 
 
 def test_in_fp32_and_at_inference_the_layers_are_called_as_they_are() -> None:

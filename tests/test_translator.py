@@ -539,6 +539,10 @@ def test_weights_that_do_not_fit_their_description_are_one_sentence(tiny_run, tm
         Translator.load(path)
 
 
+RGB = ImageSpec(channels=3, dtype="uint8", low=(0.0,) * 3, high=(255.0,) * 3)
+GREY = ImageSpec(channels=1, dtype="uint8", low=(0.0,), high=(255.0,))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -546,10 +550,20 @@ def test_weights_that_do_not_fit_their_description_are_one_sentence(tiny_run, tm
         ({"config": [1]}, "incomplete"),
         ({"config": {"generator": {"num_downs": None}}}, "incomplete (generator.num_downs or its channels"),
         ({"config": {"generator": {"base_channels": None}}}, "generator.base_channels is None"),
-        ({"source_spec": None}, "incomplete"),
-        ({"target_spec": {"channels": 3}}, "incomplete (The image spec has unknown fields"),
-        ({"semantics": [1]}, "incomplete"),
-        ({"semantics": {"colour": 1}}, "incomplete"),
+        (
+            {"config": {"generator": {"base_channels": 10**12}}},
+            "generator.base_channels is 1000000000000; it",
+        ),
+        ({"config": {"generator": {"target_channels": -1}}}, "generator.target_channels is -1; it must be"),
+        ({"source_spec": None}, "source_spec in its description of the model is wrong"),
+        ({"target_spec": {"channels": 3}}, "is wrong (The image spec has unknown fields"),
+        ({"target_spec": GREY.to_dict()}, "it has 1 channels, and generator.target_channels is 3"),
+        ({"source_spec": {**RGB.to_dict(), "chosen": 1.5}}, "(ImageSpec.chosen is 1.5; it must be of type"),
+        ({"source_spec": {**RGB.to_dict(), "chosen": [True]}}, "(ImageSpec.chosen is True; it must be of"),
+        ({"target_spec": {**RGB.to_dict(), "palette": {}}}, "(ImageSpec.palette is {}; it must be of type"),
+        ({"semantics": [1]}, "semantics in its description of the model is wrong"),
+        ({"semantics": {"norm_stats": 1.5, "dropout": True}}, "norm_stats is 1.5; it must be one of 'image'"),
+        ({"semantics": {"colour": 1}}, "is wrong ({'colour': 1} is no table of norm_stats, dropout)"),
         ({"provenance": None}, "damaged"),
         ({"provenance": [1]}, "damaged"),
     ],

@@ -621,7 +621,12 @@ def test_what_cannot_be_written_is_said_in_one_sentence(
     (given / WASM[2]).unlink()
     assert f"holds no {WASM[2]}" in cannot(run, "--out", site, "--runtime", given)
     given = made_runtime(tmp_path / "again")
-    assert "allowed 0" in cannot(run, "--out", site, "--runtime", given, "--tolerance", "0")
+    wide = saved(tmp_path / "wide", PHOTO, PHOTO, base_channels=8)
+    for pair, name in (((run, f"other={wide}"), "run"), ((f"other={wide}", run), "other")):
+        sentence = cannot(*pair, "--out", site, "--runtime", given, "--tolerance", "0")
+        assert f"The model {name} (" in sentence and ": not written, because" in sentence
+        assert "allowed 0" in sentence and "model.onnx" not in sentence
+    assert "--format web needs a model" in cannot("--out", site, "--runtime", given)
     assert "--dynamic does not go with --format web" in cannot(run, "--out", site, "--dynamic")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "npm" in (said := cannot(run, "--out", site)) and "not installed" in said and "--runtime" in said

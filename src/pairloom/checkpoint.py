@@ -255,7 +255,7 @@ def _described(text: object, path: Path) -> dict[str, Any]:
     """A model's description: the JSON that its file holds as text."""
     try:
         description = json.loads(str(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         description = None
     if not isinstance(description, dict) or not isinstance(description.get("provenance", {}), dict):
         raise CheckpointError(
@@ -284,15 +284,22 @@ class SavedNetwork:
             CheckpointError: The description has none, or not a whole one.
         """
         try:
-            config = configfile.from_dict(self.description["config"], where=str(self.file))
+            config = configfile.from_dict(self.description["config"], where="its configuration")
         except (KeyError, AttributeError) as error:
             raise self.incomplete(error) from error
         except ConfigError as error:
-            raise CheckpointError(str(error)) from error
+            raise CheckpointError(f"{self.file}: {error}") from error
         g = config.generator
         if None in (g.num_downs, g.source_channels, g.target_channels):
             raise self.incomplete("generator.num_downs or its channels are not decided")
         return config
+
+    def wrong(self, field: str, why: object) -> CheckpointError:
+        """What to raise when something in the description cannot be."""
+        return CheckpointError(
+            f"{self.file}: {field} in its description of the model is wrong ({str(why).rstrip('.')}); use "
+            "another copy of the file."
+        )
 
     def incomplete(self, why: object) -> CheckpointError:
         """What to raise when something is not in the description."""

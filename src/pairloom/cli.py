@@ -10,14 +10,14 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from pairloom import configfile, presets
 from pairloom.commands import bench, data, serve, study, weights
 from pairloom.config import DataConfig
-from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, parse_run, parse_study
+from pairloom.flags import SOURCES, Checkpoint, Data, Model, Out, Split, memory_bytes, parse_run, parse_study
 
 
 def demo(out: Out = Path("runs/demo")) -> None:
@@ -96,29 +96,25 @@ def translate(
     from pairloom.progress import TileProgress
     from pairloom.translator import Translator
 
+    available = memory_bytes(memory)
     if not inputs:
         raise ValueError("translate: give image files or folders after the model.")
     found = find_images(inputs, besides=out)
-    loading = {"checkpoint": checkpoint, "device": device, "norm_stats": norm_stats, "dropout": dropout}
+    loading: dict[str, Any] = {"checkpoint": checkpoint, "device": device}
+    loading |= {"norm_stats": norm_stats, "dropout": dropout, "precision": precision}
     if launcher == "ray":
         from pairloom.cluster import translate_on_ray
 
         how: dict[str, object] = {"seed": seed, "samples": samples, "batch_size": batch_size, "scale": scale}
-        how |= {"memory_bytes": int(memory * 2**30), "statistics": statistics}
+        how |= {"memory_bytes": available, "statistics": statistics}
         done = translate_on_ray(model, found, out, shard=shard, actors=actors, loading=loading, how=how)
         print(f"{done} image{'s' * (done != 1)} translated into {out}")
         return
-    translator = Translator.load(
-        model,
-        checkpoint=checkpoint,
-        device=device,
-        norm_stats=norm_stats,
-        dropout=dropout,
-        precision=precision,
-    )
-    memory_bytes = int(memory * 2**30)
+    if actors:
+        raise ValueError(f"--actors is {actors}, which is for --launcher ray; add that, or leave it out.")
+    translator = Translator.load(model, **loading)
     if scale == "native" and (
-        hint := scale_hint(translator, found[0][0], memory_bytes=memory_bytes, samples=samples)
+        hint := scale_hint(translator, found[0][0], memory_bytes=available, samples=samples)
     ):
         print(hint, file=sys.stderr)
     tiles = TileProgress()
@@ -130,7 +126,7 @@ def translate(
         samples=samples,
         batch_size=batch_size,
         scale=scale,
-        memory_bytes=memory_bytes,
+        memory_bytes=available,
         statistics=statistics,
         shard=shard,
         progress=tiles.update,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,19 +43,25 @@ class _Translating:
         self._out, self._how = out, how
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Each row is a group of files, as `bulk.groups` makes them; back come its results and its faults."""
-        from pairloom.files import translate_found
-
-        faults: list[str] = []
+        """Each row is a group of files, as `bulk.groups` makes them; back come the lines of what failed."""
         groups = [[(Path(a), Path(b)) for a, b in json.loads(row)] for row in batch["files"]]
+        return {"faults": [json.dumps(self._faults(groups))]}
+
+    def _faults(self, groups: list[list[Found]]) -> list[str]:
+        """A line for each file that could not be translated."""
+        from pairloom.files import SomeFailed, translate_found
+
         found = [one for group in groups for one in group]
         try:
             for _ in translate_found(self._translator, found, self._out, skip_finished=True, **self._how):
                 pass
-        except ImageError as error:
-            faults = str(error).splitlines()
-            faults = faults[:-1] if len(found) > 1 and len(faults) > 1 else faults
-        return {"count": [len(found)], "faults": [json.dumps(faults)]}
+        except SomeFailed as error:
+            return error.faults
+        except ImageError as error:  # refused before the first: of several groups, not for all of them
+            if len(groups) == 1:
+                return [f"{file}: {error}" for file, _ in found]
+            return [line for group in groups for line in self._faults([group])]
+        return []
 
 
 def translate_on_ray(
@@ -83,52 +90,58 @@ def translate_on_ray(
 
     Raises:
         ClusterError: Ray is not installed, its cluster cannot be reached, or gave up.
-        ImageError: Which files could not be translated and why, a line each, after all others are done.
+        CheckpointError: No such model.
+        SomeFailed: Which files could not be translated and why, a line each, after all others are done.
+        ValueError: As `files.translate_files`.
     """
+    from pairloom.files import SomeFailed, check_counts
+    from pairloom.translator import Translator
+
     if actors < 0:
         raise ClusterError(f"--actors is {actors}; it must be 0 or more.")
+    loading, how = loading or {}, how or {}
+    counts = {"samples": "samples", "batch_size": "batch_size", "memory": "memory_bytes"}
+    check_counts(**{name: how.get(field, 1) for name, field in counts.items()})
     files = list(found) if shard is None else bulk.share(found, shard)
     if not files:
         return 0
     ray, data = _ray()
+    Translator.load(model, **loading)  # what is wrong with it is said here, once, and not by each actor
     mine = _join(ray)
     try:
         cpus, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
-        use_gpus = gpus > 0 and (loading or {}).get("device", "auto") in ("auto", "cuda")
+        use_gpus = gpus > 0 and loading.get("device", "auto") in ("auto", "cuda")
         count = actors or (gpus if use_gpus else max(cpus // THREADS, 1))
         rows = [json.dumps([[_there(a), str(b)] for a, b in group]) for group in bulk.groups(files)]
         size = max(1, min(BATCH, len(rows) // (4 * count)))
         result = data.from_items([{"files": row} for row in rows], override_num_blocks=-(-len(rows) // size))
         result = result.map_batches(
             _Translating,
-            fn_constructor_args=(_there(model), _there(out), loading or {}, how or {}, max(cpus // count, 1)),
+            fn_constructor_args=(_there(model), _there(out), loading, how, max(cpus // count, 1)),
             batch_size=size,
             compute=data.ActorPoolStrategy(size=count),  # dead ones are started again, tasks given out again
             num_cpus=1,
             num_gpus=1 if use_gpus else 0,
         )
-        done, faults = 0, []
-        for row in result.iter_rows():
-            done += int(row["count"])
-            faults += json.loads(row["faults"])
+        faults = [line for row in result.iter_rows() for line in json.loads(row["faults"])]
     except ray.exceptions.RayError as error:
         raise ClusterError(
-            f"Ray gave up ({_first_line(error)}); what is finished stays, and the same command goes on."
+            f"Ray gave up ({_cause(error)}); what is finished stays, and the same command goes on."
         ) from error
     finally:
         if mine:
             ray.shutdown()
     _sweep(Path(out))
     if faults:
-        faults.append(f"{len(faults)} of {len(files)} images could not be translated.")
-        raise ImageError("\n".join(faults))
-    return done
+        raise SomeFailed(faults, len(files))
+    return len(files)
 
 
 def _ray() -> tuple[Any, Any]:
     # Read when it is imported.
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of actors that it starts again, it complains
     try:
         import ray
         import ray.data
@@ -157,7 +170,7 @@ def _join(ray: Any) -> bool:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it would say is the cause that we give
     return True
 
 
@@ -166,6 +179,12 @@ def _there(path: str | Path) -> str:
     return (
         str(path) if str(path).startswith("hf://") or str(path).startswith("hf:/") else os.path.abspath(path)
     )
+
+
+def _cause(error: BaseException) -> str:
+    """The last line, without colours: the exception in the actor, which Ray wraps in traces."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(getattr(error, "cause", None) or error))
+    return ([line.strip() for line in plain.splitlines() if line.strip()] or [type(error).__name__])[-1][:300]
 
 
 def _first_line(error: BaseException) -> str:

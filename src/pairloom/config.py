@@ -22,6 +22,8 @@ ELASTIC_SPANS = 4
 """Spans of the smooth field of `data.elastic_px` along each side of the crop."""
 
 
+MOST_PIXELS, MOST_CHANNELS, MOST_FILTERS, MOST_BLOCKS, MOST_STRIDED = 2**20, 1024, 4096, 256, 18
+"""Of a crop's side, a tensor, a first layer, a ResNet, a D: a file that says more is damaged, or hostile."""
 DERIVED_CHANNELS = {"none": (3, 3), "colorize": (1, 2), "inpaint": (3, 3), "edges": (1, 3), "gray": (1, 3)}
 """Channels of source and target of RGB photos, by `data.derive`."""
 HOLES = ("center", "boxes", "strokes")
@@ -332,8 +334,10 @@ def _check(config: Config) -> None:
     data, g, d = config.data, config.generator, config.discriminator
     objective, training, logging = config.objective, config.training, config.logging
 
-    for name, sides in (("crop_size", height_width(data.crop_size)), ("load_size", data.load_sides)):
-        _require(min(sides) >= 1, f"data.{name}", getattr(data, name), "at least 1 pixel")
+    for name in ("crop_size", "load_size"):
+        sides = height_width(data.crop_size) if name == "crop_size" else data.load_sides
+        fits = min(sides) >= 1 and max(sides) <= MOST_PIXELS
+        _require(fits, f"data.{name}", getattr(data, name), f"at least 1 pixel, and {MOST_PIXELS} at most")
     if data.resize == "stretch":
         fits = all(a >= b for a, b in zip(data.load_sides, height_width(data.crop_size), strict=True))
         _require(fits, "data.load_size", data.load_size, f"at least data.crop_size ({data.crop_size})")
@@ -357,7 +361,12 @@ def _check(config: Config) -> None:
     _require(bool(data.cache), "data.cache", data.cache, "off, auto, or a folder")
     _require(0 < data.cache_gb < math.inf, "data.cache_gb", data.cache_gb, "above 0, and finite")
 
-    _require(g.base_channels >= 1, "generator.base_channels", g.base_channels, "1 or more")
+    for group, base in (("generator", g.base_channels), ("discriminator", d.base_channels)):
+        _require(1 <= base <= MOST_FILTERS, f"{group}.base_channels", base, f"from 1 to {MOST_FILTERS}")
+    for name in ("source_channels", "target_channels"):
+        count = getattr(g, name)
+        known = count is None or 1 <= count <= MOST_CHANNELS
+        _require(known, f"generator.{name}", count, f"from 1 to {MOST_CHANNELS}")
     if g.architecture == "resnet":
         least = min(height_width(data.crop_size))
         quarters = halvings(data.crop_size) >= 2 and least >= 8
@@ -370,12 +379,13 @@ def _check(config: Config) -> None:
         data.crop_size if g.num_downs is None else depth,
         "even" if g.num_downs is None else f"between 1 and {deepest} for a crop of {data.crop_size}",
     )
-    _require(g.resnet_blocks >= 1, "generator.resnet_blocks", g.resnet_blocks, "1 or more")
+    blocks = g.resnet_blocks
+    _require(1 <= blocks <= MOST_BLOCKS, "generator.resnet_blocks", blocks, f"from 1 to {MOST_BLOCKS}")
     _require(0 <= g.dropout_rate < 1, "generator.dropout_rate", g.dropout_rate, "at least 0 and below 1")
     counted = all(block >= 1 for block in g.dropout_blocks)
     _require(counted, "generator.dropout_blocks", g.dropout_blocks, "counted from 1, the innermost")
-    _require(d.num_layers >= 0, "discriminator.num_layers", d.num_layers, "0 (pixel) or more")
-    _require(d.base_channels >= 1, "discriminator.base_channels", d.base_channels, "1 or more")
+    layers = d.num_layers
+    _require(0 <= layers <= MOST_STRIDED, "discriminator.num_layers", layers, f"0 (pixel) to {MOST_STRIDED}")
     if objective.lambda_gan > 0:
         most = most_layers(data.crop_size)
         allowed = f"{most} at most for a crop of {data.crop_size}: with more layers D's logit map is empty"

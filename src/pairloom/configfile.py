@@ -9,13 +9,13 @@ import dataclasses
 import difflib
 import json
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pairloom.config import Config, ConfigError
+from pairloom.plain import coerced
 
 
 def override(config: Config, fields: Mapping[str, Any]) -> Config:
@@ -70,45 +70,11 @@ def _merge(base: Any, values: dict[str, Any], prefix: str, where: str) -> Any:
                 )
             changes[key] = _merge(current, value, dotted + ".", where)
         else:
-            changes[key] = _coerce(value, hints[key], dotted, where)
-    return dataclasses.replace(base, **changes)
-
-
-def _coerce(value: Any, hint: Any, dotted: str, where: str) -> Any:
-    """`value` as the field's type: ints serve as floats, lists as tuples; nothing else is converted."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        for option in args:
             try:
-                return _coerce(value, option, dotted, where)
-            except ConfigError:
-                continue
-    elif origin is Literal:
-        if value in args:
-            return value
-        options = ", ".join(repr(a) for a in args)
-        raise ConfigError(f"{where}: {dotted} is {value!r}; it must be one of {options}.")
-    elif origin is tuple:
-        if isinstance(value, list | tuple) and (args[-1] is Ellipsis or len(args) == len(value)):
-            return tuple(_coerce(v, args[0], dotted, where) for v in value)
-    elif hint is type(None):
-        if value is None:
-            return None
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
-        return value
-    raise ConfigError(f"{where}: {dotted} is {value!r}; it must be of type {_kind(hint)}.")
-
-
-def _kind(hint: Any) -> str:
-    """A type as one writes it."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return " | ".join(map(_kind, args))
-    if origin is Literal:
-        return " | ".join(map(repr, args))
-    return str(hint) if origin else str(hint.__name__).replace("NoneType", "None")
+                changes[key] = coerced(value, hints[key], dotted)
+            except ValueError as error:
+                raise ConfigError(f"{where}: {error}") from None
+    return dataclasses.replace(base, **changes)
 
 
 def field_names(config: Any | None = None, prefix: str = "") -> list[str]:

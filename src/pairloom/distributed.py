@@ -112,7 +112,7 @@ class _Group(World):
 
     def __init__(self, config: Config, out: Path) -> None:
         super().__init__(own_device(config.training.device))
-        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.rank, self.size = _number("RANK"), _number("WORLD_SIZE")
         advice = f"The last checkpoint in {out} is good, and the same command goes on from it."
         self._exchange = Exchange(self.rank, self.size, self.device, advice)
         self._deciding = False
@@ -254,6 +254,14 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _number(name: str, default: int = 0) -> int:
+    """A variable of torchrun's."""
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise ConfigError(f"The variable {name} is {value!r}, and must be a number: torchrun sets it.")
+    return int(value)
+
+
 @contextmanager
 def join(config: Config, out: Path) -> Iterator[World]:
     """This process alone, or with the others that torchrun started, while the block lasts.
@@ -263,7 +271,7 @@ def join(config: Config, out: Path) -> Iterator[World]:
         DeviceError: No such device, or fewer GPUs than processes on this machine.
         LostProcess: Another process ended, or cannot be reached.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
+    if _number("WORLD_SIZE", 1) == 1 or "RANK" not in os.environ:
         yield World(pick_device(config.training.device))
         return
     group = _Group(config, out)
@@ -298,7 +306,7 @@ def own_device(name: str) -> torch.device:
             f"training.device is {str(device)!r}, which several processes cannot share; give cuda (each "
             "takes a GPU of its own), or cpu."
         )
-    local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    local, there = _number("LOCAL_RANK", 0), torch.cuda.device_count()
     if local >= there:
         raise DeviceError(
             f"This machine has {there} GPU{'s' * (there != 1)}, and more processes were started on it; start "

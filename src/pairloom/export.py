@@ -116,6 +116,8 @@ def export_model(
     out = Path(out)
     if out.suffix != f".{format}":
         raise ExportError(f"{out}: a file of the format {format} ends in .{format}; name it so.")
+    if out.is_dir():
+        raise ExportError(f"{out}: is a folder; give the name of a file, in it or beside it.")
     if format == "safetensors" and dynamic:
         raise ExportError("A safetensors file holds weights, which take any size; leave dynamic out.")
     model = Translator.load(run, checkpoint=checkpoint, device="cpu", dropout=dropout, norm_stats=norm_stats)

@@ -46,7 +46,7 @@ def compile_networks(state: TrainState) -> None:
     modes, and everything that is written uses them.
     """
     G, D = state.generator, state.discriminator
-    # Static shapes: the one smaller batch at the end is compiled once more.
+    # Static shapes: every batch is full, as they run on over the ends of epochs.
     state.compiled = (
         torch.compile(G, dynamic=False),
         None if D is None else torch.compile(D, dynamic=False),

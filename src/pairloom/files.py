@@ -124,9 +124,10 @@ def translate_files(
 
     Size and name follow the source; dtype, range and channels the target. A container that cannot hold that
     losslessly is replaced: PNG, else TIFF. A volume is one file again, as `volumes` says. With several
-    samples, NAME-1, NAME-2, ..., NAME-mean, and NAME-spread, a float32 TIFF (see `Samples`). A file that
-    cannot be read does not stop the others. Images that would take more memory in one piece go by tiles into
-    a TIFF or OME-Zarr (see `large`). While one is translated, the next are read and the last written.
+    samples, NAME-1, NAME-2, ..., NAME-mean, and NAME-spread, a float32 TIFF (see `Samples`). An image that
+    cannot be read, translated or written does not stop the others. Those that would take more memory in one
+    piece go by tiles into a TIFF or OME-Zarr (see `large`). While one is translated, the next are read and
+    the last written.
 
     Args:
         translator: The model.
@@ -145,12 +146,10 @@ def translate_files(
     Raises:
         ValueError: samples, batch_size or the memory is below 1, or below what a tile takes; no such share.
         ImageError: Before the first: two results would have one name, or one the name of a file that is there
-            already, in a folder that images are read from. After all others are done: which files could not
-            be translated and why, a line each.
+            already, in a folder that images are read from.
+        SomeFailed: After all others are done: which files could not be translated and why, a line each.
     """
-    for what, value in (("samples", samples), ("batch_size", batch_size), ("memory", memory_bytes)):
-        if value < 1:
-            raise ValueError(f"{what} is {value}; it must be 1 or more.")
+    check_counts(samples=samples, batch_size=batch_size, memory=memory_bytes)
     found = find_images(inputs, besides=out)
     yield from translate_found(
         translator,
@@ -166,6 +165,28 @@ def translate_files(
         progress=progress,
         say=say,
     )
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError for what is below 1."""
+    for what, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{what} is {value}; it must be 1 or more.")
+
+
+class SomeFailed(ImageError):
+    """All others are done.
+
+    Attributes:
+        faults: A line for each file that could not be translated.
+        of: How many files there were.
+    """
+
+    def __init__(self, faults: Sequence[str], of: int) -> None:
+        others = "; the others were." if len(faults) < of else "."
+        total = [f"{len(faults)} of {of} images could not be translated{others}"] if of > 1 else []
+        super().__init__("\n".join([*faults, *total]))
+        self.faults, self.of = list(faults), of
 
 
 class _Task(NamedTuple):
@@ -201,11 +222,11 @@ def translate_found(
     _refuse_collisions([(task.file, task.path) for task in work], samples)
     if skip_finished:
         work = _left(work, samples, say)
-    faults: list[str] = []
-    busy, tell = Busy(), _once(say)
+    faults: dict[Path, str] = {}
+    busy, tell = Busy(), large.once(say)
 
     def fault(file: Path, error: ImageError) -> None:
-        faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+        faults.setdefault(file, str(error) if str(file) in str(error) else f"{file}: {error}")
 
     def translate_alone(task: _Task) -> Iterator[Path]:
         if task.how == "volume":
@@ -258,10 +279,7 @@ def translate_found(
     if say is not None and sum(task.how == "whole" for task in work) >= MANY:
         say(busy.words())
     if faults:
-        if len(work) > 1:
-            others = "; the others were." if len(faults) < len(work) else "."
-            faults.append(f"{len(faults)} of {len(work)} images could not be translated{others}")
-        raise ImageError("\n".join(faults))
+        raise SomeFailed(list(faults.values()), len(work))
 
 
 def _translate_whole(
@@ -289,7 +307,15 @@ def _translate_whole(
             return error
         return array
 
-    def translated() -> list[partial[Path]]:
+    def write(path: Path, array: Array, file: Path, *, labels: bool) -> Path | None:
+        volumes.make_folder(path.parent)  # where that fails, it is no fault of this image
+        try:
+            return _write(path, array, file, say, labels=labels)
+        except ImageError as error:
+            fault(file, error)
+            return None
+
+    def translated() -> list[partial[Path | None]]:
         x = torch.stack([images.to_tensor(array, translator.source_spec) for array, _ in waiting])
         valid = np.stack([images.valid_pixels(array) for array, _ in waiting])
         outputs = [
@@ -297,9 +323,7 @@ def _translate_whole(
         ]
         whole, of_file = images.recombined(torch.stack(outputs), x, spec)
         return [
-            partial(
-                _write, _result(task.path, ending), array, task.file, say, labels=of_file.kind == "labels"
-            )
+            partial(write, _result(task.path, ending), array, task.file, labels=of_file.kind == "labels")
             for (_, task), of_one, where in zip(waiting, whole.unbind(1), valid, strict=True)
             for ending, array in Samples.of(of_one, of_file).without(where).named()
         ]
@@ -316,13 +340,17 @@ def _translate_whole(
     with keeping_freed_memory(), Overlap(busy, ahead=max(batch_size, 2)) as overlap:
 
         def flush() -> Iterator[Path]:
-            if waiting:
+            made = []
+            try:
                 with busy.at("translating"):
-                    made = translated()
-                waiting.clear()
-                yield from overlap.written()  # the batch before: no more than one waits
-                for write in made:
-                    overlap.write(write)
+                    made = translated() if waiting else []
+            except ImageError as error:  # of their size, which they share
+                for _, task in waiting:
+                    fault(task.file, error)
+            waiting.clear()
+            yield from overlap.written()  # the batch before: no more than one waits
+            for result in made:
+                overlap.write(result)
 
         for task, array in overlap.read(read, tasks):
             if isinstance(array, ImageError):
@@ -398,20 +426,7 @@ def _refuse_collisions(work: list[tuple[Path, Path]], samples: int) -> None:
                 )
 
 
-def _once(say: large.Say | None) -> large.Say:
-    """Of an image with several results, each sentence is said once."""
-    said: set[str] = set()
-
-    def tell(text: str) -> None:
-        if say is not None and text not in said:
-            said.add(text)
-            say(text)
-
-    return tell
-
-
 def _write(path: Path, array: Array, source: Path, say: large.Say, *, labels: bool) -> Path:
-    volumes.make_folder(path.parent)
     kept = containers.kept_of(source)
     is_tiff = path.suffix.lower() in (".tif", ".tiff")
     if is_tiff and (note := kept.note(source)):

@@ -57,6 +57,22 @@ StudyName = Annotated[
 ]
 Checkpoint = Literal["last", "best"]
 Split = Literal["train", "val", "test"]
+MOST_GIB = 2**20
+"""Of --memory: no machine has more."""
+
+
+def memory_bytes(gib: float) -> int:
+    """What --memory says.
+
+    Raises:
+        ValueError: It is no amount of memory.
+    """
+    if not 2**-30 <= gib <= MOST_GIB:  # less than a byte, or not-a-number
+        raise ValueError(
+            f"--memory is {gib:g}; it must be above 0 and at most {MOST_GIB}, in GiB: what may be used above "
+            "the model, 2 say."
+        )
+    return int(gib * 2**30)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

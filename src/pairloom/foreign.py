@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from pairloom import checkpoint as checkpoints
-from pairloom import configfile, images
+from pairloom import configfile, hub, images
 from pairloom.checkpoint import CheckpointError, SavedNetwork
 from pairloom.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfig, TrainingConfig
+from pairloom.described import specs_of
 from pairloom.foreign_keys import (
     PIXEL_BIAS,
     THEIRS,
@@ -35,7 +36,7 @@ from pairloom.foreign_keys import (
     to_ours,
 )
 from pairloom.foreign_options import data_of, flag, is_colorization, number, read_options, write_options
-from pairloom.images import ImageError, ImageSpec
+from pairloom.images import ImageSpec
 from pairloom.networks import build_discriminator, build_generator
 
 
@@ -71,12 +72,18 @@ def find_files(path: Path, *, epoch: str = "latest", side: Literal["A", "B"] | N
         side: Of a CycleGAN's folder: the generator from A (to B), or from B (to A).
 
     Raises:
-        CheckpointError: Nothing there, or two generators and no choice between them.
+        CheckpointError: Nothing there, two generators and no choice between them, or a choice for one file.
     """
     folder = path if path.is_dir() else path.parent
     options = folder / "train_opt.txt"
     beside = options if options.is_file() else None
     if not path.is_dir():
+        asked = [f"side {side}"] * (side is not None) + [f"epoch {epoch}"] * (epoch != "latest")
+        if asked and path.exists():
+            raise CheckpointError(
+                f"{path}: is one file, so {' and '.join(asked)} cannot be chosen; leave that out, or give "
+                f"the folder {folder}."
+            )
         return Found((path,), beside, path.stem.endswith(("_net_G_B", "_net_D_B")))
     suffixes = [s for s in ("", "_A", "_B") if (path / f"{epoch}_net_G{s}.pth").is_file()]
     if side is not None:
@@ -242,7 +249,7 @@ def export_weights(
     """G, and D where theirs can hold it, as OUT/latest_net_G.pth and latest_net_D.pth, with train_opt.txt.
 
     Args:
-        run: A run directory, its generator.safetensors, or one of its checkpoints.
+        run: A run directory, its generator.safetensors, one of its checkpoints, or hf://owner/name.
         out: Their checkpoints/NAME folder; made if absent.
         checkpoint: Of a run directory.
         no_dropout: For use with their --no_dropout, wherever the dropout stood in training.
@@ -250,10 +257,10 @@ def export_weights(
     Raises:
         CheckpointError: No generator there, one that theirs cannot hold, or OUT holds one.
     """
-    path, out = Path(run), Path(out)
+    path, out = hub.resolve(run), Path(out)
     saved = checkpoints.find_network(path, "generator", checkpoint)
     if saved is None:
-        raise CheckpointError(f"{path}: holds no generator; give a run directory or a generator.safetensors.")
+        raise CheckpointError(f"{run}: holds no generator; give a run directory or a generator.safetensors.")
     if (out / "latest_net_G.pth").exists():
         raise CheckpointError(f"{out}: holds a latest_net_G.pth already; name another folder.")
     config = saved.config()
@@ -322,12 +329,7 @@ def _unheld(g: GeneratorConfig, no_dropout: bool) -> Iterator[str]:
 
 def _unread(saved: SavedNetwork) -> Iterator[str]:
     """Images that their programs do not read or write as ours do."""
-    try:
-        specs = {
-            side: ImageSpec.from_dict(saved.description[f"{side}_spec"]) for side in ("source", "target")
-        }
-    except (KeyError, TypeError, AttributeError, ImageError) as error:
-        raise saved.incomplete(error) from error
+    specs = dict(zip(("source", "target"), specs_of(saved), strict=True))
     lab = (images.lab_spec("L").low, images.lab_spec("a", "b").low)
     if all(s.kind == "lab" for s in specs.values()) and lab == (specs["source"].low, specs["target"].low):
         return

@@ -94,7 +94,10 @@ def data_of(options: dict[str, str], stride: int, *, reverse: bool) -> tuple[Dat
     if load is not None and load < crop:
         notes.append(f"Their load_size {load} is below the crop {crop}; it is not recorded.")
         load = None
-    backwards = (options.get("direction") == "BtoA") != reverse
+    direction = options.get("direction", "AtoB")
+    if direction not in ("AtoB", "BtoA"):
+        notes.append(f"Their direction {direction!r} is not known here; AtoB is recorded.")
+    backwards = (direction == "BtoA") != reverse
     fields: dict[str, Any] = {"resize": RESIZE.get(preprocess, "stretch")}
     data = DataConfig(
         direction="BtoA" if backwards else "AtoB",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from pairloom.pixels import (
     described,
     valid_pixels,
 )
+from pairloom.plain import coerced, shown
 from pairloom.stacks.stack import SLICE_AXES, Part
 
 __all__ = [
@@ -158,8 +159,12 @@ class ImageSpec:
         """The spec that `to_dict` wrote, also by way of JSON.
 
         Raises:
-            ImageError: The record has another version, an unknown field, or lacks one.
+            ImageError: The record has another version, an unknown field, lacks one, or one is no such value.
         """
+        if not isinstance(values, dict):
+            raise ImageError(
+                f"The image spec is {shown(values)}, not a table of fields; its file is damaged."
+            )
         version = values.get("version", 1)
         if version != 1:
             raise ImageError(
@@ -172,7 +177,13 @@ class ImageSpec:
             raise ImageError(
                 f"The image spec has unknown fields {unknown} and lacks {missing}; its file is damaged."
             )
-        return cls(**{key: _tupled(value) for key, value in values.items()})
+        hints = get_type_hints(cls)
+        try:
+            return cls(
+                **{key: coerced(value, hints[key], f"ImageSpec.{key}") for key, value in values.items()}
+            )
+        except ValueError as error:
+            raise ImageError(str(error)) from None
 
     def words(self) -> str:
         """One line for people."""
@@ -195,13 +206,9 @@ def _listed(value: Any) -> Any:
     return [_listed(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _tupled(value: Any) -> Any:
-    return tuple(_tupled(v) for v in value) if isinstance(value, list | tuple) else value
-
-
 def _require(condition: object, name: str, value: object, allowed: str) -> None:
     if not condition:
-        raise ImageError(f"ImageSpec.{name} is {value!r}; it must be {allowed}.")
+        raise ImageError(f"ImageSpec.{name} is {shown(value)}; it must be {allowed}.")
 
 
 def _check_spec(spec: ImageSpec) -> None:
@@ -225,9 +232,8 @@ def _check_spec(spec: ImageSpec) -> None:
         _require(spec.dtype == "uint8", "dtype", spec.dtype, f"uint8 for {spec.kind}")
         _require(spec.channels in (1, 3), "channels", spec.channels, "1 or 3, grey or RGB")
         _require(len(spec.low) == 1 or spec.kind == "lab", "low", spec.low, "one number, of the luminance")
-    _require(
-        isinstance(spec.neighbours, int) and spec.neighbours >= 0, "neighbours", spec.neighbours, "0 or more"
-    )
+    n = spec.neighbours
+    _require(isinstance(n, int) and 0 <= n <= MAX_CHANNELS, "neighbours", n, f"0 to {MAX_CHANNELS}")
     for name in ("low", "high"):
         limits = getattr(spec, name)
         good = len(limits) == c and all(math.isfinite(v) for v in limits)

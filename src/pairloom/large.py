@@ -36,6 +36,18 @@ Progress = Callable[[int, int, str], None]
 Say = Callable[[str], None]
 
 
+def once(say: Say | None) -> Say:
+    """Of an image with several results, each sentence is said once."""
+    said: set[str] = set()
+
+    def tell(text: str) -> None:
+        if say is not None and text not in said:
+            said.add(text)
+            say(text)
+
+    return tell
+
+
 def goes_by_tiles(
     translator: Translator, file: Path, *, memory_bytes: int = 2 * GIB, samples: int = 1
 ) -> bool:

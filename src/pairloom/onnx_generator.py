@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,14 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pairloom.checkpoint import FORMAT, CheckpointError, SavedNetwork
+from pairloom.config import MOST_BLOCKS, MOST_FILTERS, MOST_PIXELS
 from pairloom.devices import DeviceError
 from pairloom.graph import NoiseInput
 from pairloom.images import ImageError, reflect_to
 from pairloom.layers import NormStats
+from pairloom.plain import record, shown
 
 SUFFIX = ".onnx"
 METADATA = "pairloom"
 """The key of the metadata, in every container."""
+MOST_STRIDE = 2**8
+"""Pixels: of eight halvings."""
 PRECISIONS = {"openvino": "f32", "openvino:bf16": "bf16"}
 """OpenVINO's own default is bf16 wherever the processor has it; ours is what the file says."""
 
@@ -63,24 +67,29 @@ class Written:
         """From what `to_dict` gave, further fields aside.
 
         Raises:
-            KeyError, TypeError, ValueError: It is not that.
+            KeyError, TypeError, ValueError: It is not that, or no graph can be.
         """
-        size = values["size"]
-        found = cls(
-            stride=int(values["stride"]),
-            least_side=int(values["least_side"]),
-            size=None if size is None else (int(size[0]), int(size[1])),
-            half=bool(values["half"]),
-            noise=tuple(NoiseInput(**entry) for entry in values["noise"]),
-        )
-        numbers = [found.stride, found.least_side, *(found.size or ())]
-        for entry in found.noise:
-            numbers += [entry.stride, entry.channels, entry.layer + 1]
-            if entry.kind not in ("dropout", "gaussian") or not 0 <= entry.rate < 1:
-                raise ValueError(f"noise {entry.name!r} of kind {entry.kind!r}, rate {entry.rate}")
-        if not all(isinstance(number, int) and number > 0 for number in numbers):
-            raise ValueError("a size below 1")
+        noise = values["noise"]
+        if not isinstance(noise, list):
+            raise ValueError(f"noise is {shown(noise)}; it must be a list")
+        own = {f.name: values[f.name] for f in fields(cls)}
+        found = record(cls, {**own, "noise": [record(NoiseInput, entry) for entry in noise]})
+        found._check()
         return found
+
+    def _check(self) -> None:
+        """Raise a ValueError unless the numbers can be those of a generator."""
+        numbers = [(name, getattr(self, name), 1, MOST_STRIDE) for name in ("stride", "least_side")]
+        numbers += [("size", side, 1, MOST_PIXELS) for side in self.size or ()]
+        for n in self.noise:
+            numbers += [(f"stride of {shown(n.name)}", n.stride, 1, self.stride)]
+            numbers += [(f"channels of {shown(n.name)}", n.channels, 1, 8 * MOST_FILTERS)]
+            numbers += [(f"layer of {shown(n.name)}", n.layer, 0, MOST_BLOCKS)]
+            if not 0 <= n.rate < 1:
+                raise ValueError(f"rate of {shown(n.name)} is {n.rate}; it must be at least 0 and below 1")
+        for name, number, least, most in numbers:
+            if not least <= number <= most:
+                raise ValueError(f"{name} is {number}; it must be from {least} to {most}")
 
 
 class OnnxGenerator(nn.Module):
@@ -131,8 +140,10 @@ class OnnxGenerator(nn.Module):
         saved = SavedNetwork({}, description, path)
         try:
             written = Written.from_dict(description["export"])
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except KeyError as error:
             raise saved.incomplete(error) from error
+        except (TypeError, ValueError) as error:
+            raise saved.wrong("export", error) from error
         return cls(saved, written, run)
 
     def set_norm_stats(self, stats: NormStats) -> None:
@@ -255,7 +266,7 @@ def _description(metadata: object, path: Path) -> dict[str, Any]:
         )
     try:
         found = json.loads(str(metadata))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     ours = {"format": FORMAT, "network": "generator"}
     if (

@@ -54,7 +54,7 @@ class Overlap:
         self._started = time.perf_counter()
         self._reader = ThreadPoolExecutor(1, "reading")
         self._writer = ThreadPoolExecutor(1, "writing")
-        self._writing: deque[Future[Path]] = deque()
+        self._writing: deque[Future[Path | None]] = deque()
         return self
 
     def __exit__(
@@ -75,14 +75,19 @@ class Overlap:
         for first, future in coming:
             yield first, future.result()
 
-    def write(self, function: Callable[[], Path]) -> None:
-        """Do it behind; the caller bounds how much waits by asking for what is `written` in between."""
+    def write(self, function: Callable[[], Path | None]) -> None:
+        """Write a file behind; the function returns None if it could not.
+
+        The caller bounds how much waits by asking for what is `written` in between.
+        """
         self._writing.append(self._writer.submit(self._timed, "writing", lambda _: function(), None))
 
     def written(self) -> Iterator[Path]:
         """The files that were written, in order, waiting for all that were handed over."""
         while self._writing:
-            yield self._writing.popleft().result()
+            path = self._writing.popleft().result()
+            if path is not None:
+                yield path
 
     def _timed(self, stage: str, function: Callable[[T], R], thing: T) -> R:
         with self._busy.at(stage):

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 LARGEST_PRODUCT = 256
 """Positions (batch x height x width of the smaller map) up to which the product is the faster way: measured,
@@ -35,17 +36,26 @@ def suits(x: Tensor, conv: nn.Module) -> bool:
     """Whether a layer is to go this way: training in bf16 on a CPU, and the map is small."""
     if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
         return False
+    if torch.compiler.is_compiling():  # which would take apart what is one operation here
+        return False
     return len(x) * smaller_map(x, conv) <= LARGEST_PRODUCT
 
 
 def smaller_map(x: Tensor, conv: nn.Module) -> float:
     """Positions (height x width) of the smaller of a layer's two maps; infinite where no product is known."""
     height, width = x.shape[-2:]
-    if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or conv.kernel_size != (4, 4):
+    if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or not _halves_or_doubles(conv):
         return math.inf
     if isinstance(conv, nn.ConvTranspose2d):
         return height * width
-    return height * width // 4 if conv.stride == (2, 2) and height % 2 == width % 2 == 0 else math.inf
+    return height * width // 4 if height % 2 == width % 2 == 0 else math.inf
+
+
+def _halves_or_doubles(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    """The one geometry that is known here: the paper's 4x4, stride 2, a border of one zero."""
+    geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.output_padding
+    plain = conv.groups == 1 and conv.padding_mode == "zeros"
+    return plain and geometry == ((4, 4), (2, 2), (1, 1), (1, 1), (0, 0))
 
 
 def convolved(x: Tensor, conv: nn.Module) -> Tensor:
@@ -86,6 +96,7 @@ class _Strided(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
         patches, matrix = ctx.saved_tensors
         g = _pixels(gradients[0].bfloat16())
@@ -105,6 +116,7 @@ class _Transposed(torch.autograd.Function):
         return y.bfloat16()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
         pixels, matrix = ctx.saved_tensors
         g = gradients[0].bfloat16()

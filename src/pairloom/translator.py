@@ -17,11 +17,13 @@ from pairloom import checkpoint as checkpoints
 from pairloom import configfile, hub, images, inference, noise
 from pairloom.checkpoint import CheckpointError
 from pairloom.config import Config
+from pairloom.described import specs_of
 from pairloom.devices import pick_device
 from pairloom.images import Array, ImageError, ImageSpec
 from pairloom.networks import Generator, NormStats, build_generator
 from pairloom.onnx_generator import SUFFIX, OnnxGenerator
 from pairloom.pixels import Alpha, leave_out, over_white
+from pairloom.plain import record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,12 +167,13 @@ class Translator:
                 f"{path}: holds no trained model; give a run directory or a generator.safetensors."
             )
         config, described = saved.config(), saved.description
+        source_spec, target_spec = specs_of(saved)
+        if "semantics" not in described:
+            raise saved.incomplete("'semantics'")
         try:
-            source_spec = ImageSpec.from_dict(described["source_spec"])
-            target_spec = ImageSpec.from_dict(described["target_spec"])
-            semantics = Semantics(**described["semantics"])
-        except (KeyError, TypeError, AttributeError, ImageError) as error:
-            raise saved.incomplete(error) from error
+            semantics = record(Semantics, described["semantics"])
+        except ValueError as error:
+            raise saved.wrong("semantics", error) from error
         if exported is None:
             net = build_generator(config.generator)
             checkpoints.fill(net, saved.weights, saved.file)
@@ -304,12 +307,26 @@ class Translator:
             )
         return array
 
+    def read(self, path: str | Path, *, flat: bool = False) -> Array:
+        """The values of a source in a file: of its channels those that the model was trained on.
+
+        Args:
+            path: The file.
+            flat: It holds one image, also where the sources of the training were slices of volumes.
+
+        Shapes: -> (H, W, C).
+        Units: file values; NaN is a pixel that counts for nothing.
+
+        Raises:
+            ImageError: The file cannot be read.
+        """
+        spec = self.source_spec
+        part = replace(spec.part, axis="auto") if flat else spec.part
+        return images.read_image(path, alpha=spec.alpha, page_axis=spec.page_axis, part=part, nan="keep")
+
     def _pixels(self, image: Array | str | Path | Image.Image) -> Array:
         if isinstance(image, str | Path):
-            spec = self.source_spec
-            return images.read_image(
-                image, alpha=spec.alpha, page_axis=spec.page_axis, part=spec.part, nan="keep"
-            )
+            return self.read(image)
         if isinstance(image, Image.Image):
             return _pillow_pixels(image, self.source_spec.alpha)
         array = np.asarray(image)

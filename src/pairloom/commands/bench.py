@@ -27,6 +27,8 @@ def bench(
     from pairloom.bench import words
     from pairloom.checkpoint import write_text_atomically
 
+    if json_ is not None and (json_.is_dir() or not json_.parent.is_dir()):
+        raise ValueError(f"--json is {json_}, which is not a file in a folder that is there; choose another.")
     found = measure(quick=quick, device=device, say=lambda text: print(f"Measuring: {text}", file=sys.stderr))
     print(words(found))
     if json_ is not None:

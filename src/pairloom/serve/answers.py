@@ -57,7 +57,7 @@ def as_json(made: Translated, *, seed: int, milliseconds: float) -> bytes:
         "patch_map": None,
     }
     if len(made.pictures) > 1:
-        most = float(np.asarray(made.samples.spread, np.float64).mean(axis=2).max())
+        most = float(np.nanmax(np.asarray(made.samples.spread, np.float64).mean(axis=2)))
         body |= {"mean": _png(made.mean), "spread": _png(made.spread), "most_spread": most}
     if made.patches is not None:
         rows, columns = made.patches.shape

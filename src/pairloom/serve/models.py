@@ -19,6 +19,7 @@ from pairloom.devices import pick_device
 from pairloom.evaluation.patches import patch_map
 from pairloom.images import Array, ImageSpec
 from pairloom.networks import Discriminator, build_discriminator
+from pairloom.onnx_generator import SUFFIX
 from pairloom.pictures import Rgb
 from pairloom.serve.colours import Palette, palette_for
 from pairloom.serve.examples import find_examples
@@ -35,7 +36,7 @@ class Translated:
     """The samples for the eye."""
     mean: Rgb
     spread: Rgb
-    """Standard deviation over the samples, scaled so that the largest is white."""
+    """Standard deviation over the samples, scaled so that the largest is white; black where there is none."""
     patches: np.ndarray | None
     """(h, w): how real D finds each patch, 0 generated, 1 real; None: not asked for, or there is no room."""
 
@@ -66,14 +67,17 @@ class Served:
             ImageError: The image is not of the kind that the model was trained on.
         """
         t = self.translator
-        x = images.to_tensor(t.pixels(image), t.source_spec).unsqueeze(0)
+        image = t.pixels(image)
+        valid = images.valid_pixels(image)
+        x = images.to_tensor(image, t.source_spec).unsqueeze(0)
         outputs = torch.cat([t.translate_tensor(x, seed=seed, sample=s).cpu() for s in range(samples)])
         found, spec = images.recombined(outputs, x, t.target_spec)
-        made = Samples.of(found, spec)
+        made = Samples.of(found, spec).without(valid)
+        counting = None if valid.all() else torch.from_numpy(valid)[None]
         return Translated(
             samples=made,
-            pictures=tuple(pictures.preview(y_hat, spec) for y_hat in found),
-            mean=pictures.preview(found.mean(0), spec),
+            pictures=tuple(pictures.preview(y_hat, spec, counting) for y_hat in found),
+            mean=pictures.preview(found.mean(0), spec, counting),
             spread=_spread_picture(made.spread),
             patches=self._patches(x, outputs[:1]) if patches else None,
         )
@@ -141,7 +145,7 @@ def is_picture(spec: ImageSpec) -> bool:
 
 
 def _spread_picture(spread: Array) -> Rgb:
-    values = spread.astype(np.float64).mean(axis=2)
+    values = np.nan_to_num(spread.astype(np.float64).mean(axis=2))
     most = float(values.max()) or 1.0
     grey = np.rint(values / most * 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
@@ -153,7 +157,7 @@ def load_models(
     """Load models, each under a name of its own: NAME=PATH, else the run directory's name.
 
     Args:
-        paths: Run directories, generator.safetensors, or hf://owner/name.
+        paths: What `Translator.load` takes: run directories, weights, exported .onnx files, hf://owner/name.
         checkpoint: Of run directories.
         device: auto, cpu, cuda, cuda:1, mps.
 
@@ -194,7 +198,9 @@ def _load(name: str, given: str, checkpoint: Literal["last", "best"], device: st
 
 
 def _discriminator(path: Path, checkpoint: Literal["last", "best"], device: str) -> Discriminator | None:
-    """D of the same moment as G; of a file of weights the D that lies beside it."""
+    """D of the same moment as G; of a file of weights the D that lies beside it, of an export none."""
+    if path.suffix.lower() == SUFFIX:
+        return None
     if path.suffix == ".safetensors":
         path = path.with_name("discriminator.safetensors")
         if not path.exists():

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pairloom import hub, images, pictures
+from pairloom.checkpoint import CheckpointError
 from pairloom.export import ExportError, export_model
 from pairloom.networks import NormStats
 from pairloom.onnx_generator import OnnxGenerator, Written
@@ -88,11 +89,13 @@ def write_site(
         tolerance: Of the check of each model.
 
     Raises:
-        ExportError: The folder is not free, or a model cannot be drawn for or exported.
+        ExportError: No model is given, the folder is not free, or a model cannot be drawn for or exported.
         RuntimeFault: There is no onnxruntime-web.
-        CheckpointError: There is no model.
+        CheckpointError: There is no model at a path.
     """
     out = Path(out)
+    if not runs:
+        raise ExportError("export: --format web needs a model; give a run directory, or several.")
     _refuse_taken(out)
     named = dict(map(name_and_path, runs))
     if len(named) < len(runs):
@@ -110,6 +113,7 @@ def write_site(
             folder = Path(work) / "site"  # with the usual permissions, which the temporary one has not
             folder.mkdir()
             _write(folder, made, found)
+            site = Site(out, _notes(made, found))
             if out.exists():
                 out.rmdir()  # empty; not every system puts a folder in the place of another
             folder.replace(out)
@@ -118,7 +122,7 @@ def write_site(
         raise ExportError(
             f"{out}: cannot be written ({reason}); check that its folder is writable."
         ) from error
-    return Site(out, _notes(made, found))
+    return site
 
 
 def _refuse_taken(out: Path) -> None:
@@ -146,9 +150,13 @@ def _export(
     served: Served, path: str, work: Path, *, half: bool, tolerance: float | None, **choices: Any
 ) -> _Model:
     file = work / "model.onnx"
-    exported = export_model(
-        path, file, format="onnx", half=half, dynamic=True, tolerance=tolerance, **choices
-    )
+    try:
+        exported = export_model(
+            path, file, format="onnx", half=half, dynamic=True, tolerance=tolerance, **choices
+        )
+    except (ExportError, CheckpointError) as error:
+        # It speaks of a file that nobody named, the same one for every model.
+        raise ExportError(str(error).replace(str(file), f"The model {served.name} ({path})")) from error
     generator = OnnxGenerator.load(file)
     model = _Model(served, file.read_bytes(), generator.written, tuple(c.words() for c in exported.checks))
     file.unlink()

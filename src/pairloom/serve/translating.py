@@ -134,13 +134,15 @@ class Translating:
 
 
 def _decoded(model: Served, path: Path, asked: Asked) -> Array:
-    spec = model.translator.source_spec
     if not asked.picture:
-        return formats.read_image(path, alpha=spec.alpha, page_axis=spec.page_axis)
+        # Flat: readers of stacks follow the names of other files, and those that are sent may say any.
+        return model.translator.read(path, flat=True)
     picture = formats.read_image(path, alpha="white", page_axis="first")
     if picture.dtype != "uint8" or picture.shape[2] not in (1, 3):
         raise Refused(422, "A picture is 8-bit grey or RGB; leave out picture=1 for the source's own values.")
-    return to_source(picture.repeat(3, axis=2) if picture.shape[2] == 1 else picture, spec)
+    return to_source(
+        picture.repeat(3, axis=2) if picture.shape[2] == 1 else picture, model.translator.source_spec
+    )
 
 
 async def _closed(request: Request) -> None:

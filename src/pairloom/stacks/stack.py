@@ -270,7 +270,7 @@ def numbers_of(path: Path, select: Sequence[str], names: Sequence[str], count: i
     for wanted in select:
         if wanted in names:
             found.append(list(names).index(wanted))
-        elif wanted.isdigit() and int(wanted) < count:
+        elif wanted.isdecimal() and int(wanted) < count:
             found.append(int(wanted))
         elif group := [number for number, name in enumerate(names) if name.rpartition(":")[0] == wanted]:
             found += group  # all channels of an array of an NPZ file
