@@ -10,6 +10,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -26,14 +27,18 @@ from conftest import draw_pair, tiny_config, write_pairs
 from pairloom import configfile, images
 from pairloom.checkpoint import load_state, read_description, save_weights
 from pairloom.config import DataConfig
+from pairloom.containers import kept_of, write_array
 from pairloom.data import find_pairs
 from pairloom.export import export_model
 from pairloom.files import scale_hint, translate_files
 from pairloom.foreign import import_weights
+from pairloom.large import goes_by_tiles
 from pairloom.networks import build_generator
 from pairloom.onnx_generator import OnnxGenerator
 from pairloom.translator import Translator
+from pairloom.windows import open_windows
 from test_foreign import save, their_unet, trained
+from test_translator import model
 
 Reader = Callable[[Path], object]
 SECONDS = 60
@@ -59,6 +64,47 @@ def save_images(folder: Path) -> dict[str, Reader]:
     tifffile.imwrite(folder / "tiles.tif", photo, photometric="rgb", tile=(16, 16), bigtiff=True)
     tifffile.imwrite(folder / "pages.tif", photo.transpose(2, 0, 1), photometric="minisblack")
     return {path.name: images.read_image for path in sorted(folder.iterdir())}
+
+
+def save_large(folder: Path) -> dict[str, Reader]:
+    """What images that go by tiles are read from, with all that is kept of it."""
+    photo = draw_pair(0)[:40, :40]
+    tags: list[Any] = [
+        (33550, 12, 3, (10.0, 10.0, 0.0), True),
+        (33922, 12, 6, (0.0, 0.0, 0.0, 5.0, 4.0, 0.0), True),
+        (34735, 3, 8, (1, 1, 0, 1, 1026, 34737, 7, 0), True),
+        (34737, 2, 8, b"WGS 84|", True),
+        (42113, 2, 2, b"7", True),
+    ]
+    tiff = partial(tifffile.imwrite, photometric="rgb", resolution=(118.5, 72), metadata=None)
+    tiff(folder / "geo.tif", photo, extratags=tags)
+    tiff(folder / "tiles.tif", photo, tile=(16, 16), compression="zlib", extratags=tags)
+    tiff(folder / "turned.tif", photo, rowsperstrip=7, extratags=[(274, 3, 1, 6, True)])
+    planes = photo.transpose(2, 0, 1)
+    tiff(folder / "planar.tif", planes, planarconfig="separate", byteorder=">", bigtiff=True)
+    sizes = {"PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5}
+    tiff(folder / "x.ome.tif", photo, ome=True, metadata={"axes": "YXS", **sizes}, tile=(16, 16))
+    tifffile.imwrite(folder / "stack.tif", planes, imagej=True, metadata={"unit": "nm"})
+    np.save(folder / "x.npy", photo)
+    Image.fromarray(photo).save(folder / "x.png")
+    translator = model()
+
+    def read(path: Path) -> None:
+        try:
+            goes_by_tiles(translator, path, memory_bytes=2**20)
+            kept = kept_of(path)
+            if kept.geo or kept.resolution or kept.ome:
+                write_array(folder / "result.tif", photo[:9, :9], kept, labels=False)
+        except ValueError as error:
+            raise AssertionError("neither refuses a file, and what is kept can be written") from error
+        height, width = images.image_shape(path)
+        with open_windows(path, translator.source_spec, memory_bytes=2**22) as image:
+            assert (height, width) == (image.height, image.width)
+            rows, columns = min(40, height), min(40, width)
+            image.read(0, 0, rows, columns)
+            image.read(height - rows, width - columns, rows, columns)
+
+    return {path.name: read for path in sorted(folder.iterdir())}
 
 
 def save_scientific(folder: Path) -> dict[str, Reader]:
@@ -139,10 +185,14 @@ def damaged(whole: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+class TooLate(BaseException):
+    """No `Exception`, which a reader would take for a fault of the file."""
+
+
 @contextmanager
 def at_most(seconds: int) -> Iterator[None]:
     def late(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"still reading after {seconds} s")
+        raise TooLate(f"still reading after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
@@ -163,6 +213,8 @@ def what_is_said(read: Reader, path: Path, where: str) -> str | None:
         return str(error)
     except Exception as error:
         raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
+    except TooLate as late:
+        raise AssertionError(f"{where}: {late}") from late
     return None
 
 
@@ -187,12 +239,18 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarm to end what hangs"),
 ]
 COUNTS = [100, pytest.param(1000, marks=pytest.mark.slow)]
-"""Of each of 13 kinds of images, 5 scientific, 3 of models, 4 of texts: 2,500 and 25,000 in all."""
+"""Of each of 13 kinds of images, 5 scientific, 3 of models, 4 of texts, a quarter of 8 by tiles: 2,700 and
+27,000 in all."""
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_images(tmp_path: Path, count: int) -> None:
     attack(save_images(tmp_path), tmp_path, count)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_large_images(tmp_path: Path, count: int) -> None:
+    attack(save_large(tmp_path), tmp_path, count // 4)  # each is read, and what is kept of it written
 
 
 @pytest.mark.parametrize("count", COUNTS)

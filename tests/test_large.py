@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ import torch
 from PIL import Image
 
 from conftest import Child, cli, wait_until
-from pairloom import containers, images
+from pairloom import containers, images, large
 from pairloom.canvas import Canvas, halved
 from pairloom.cli import main
 from pairloom.config import GeneratorConfig
-from pairloom.files import translate_files
+from pairloom.files import scale_hint, translate_files
 from pairloom.images import ImageError, lab_spec, read_image
 from pairloom.large import goes_by_tiles, translate_large
 from pairloom.memory import activation_bytes_per_pixel, whole_image_bytes
@@ -283,6 +284,94 @@ def test_a_value_for_no_data_that_the_target_cannot_hold_goes(tmp_path):
             assert after.nodata == expected
 
 
+PLACED = {
+    33550: (12, (10.0, 10.0, 0.0)),
+    33922: (12, (0.0, 0.0, 0.0, 5.0, 4.0, 0.0)),
+    34735: (4, (1, 1, 0, 0)),
+}
+"""Type and values of the tags of a small GeoTIFF."""
+FRENCH = "Réseau géodésique français 1993|"
+ODD = {
+    "UTF-8": ({34737: (2, FRENCH.encode())}, ""),
+    "Latin-1": ({34737: (2, FRENCH.encode("latin-1"))}, ""),
+    "text as bytes": ({34737: (1, b"WGS 84|")}, ""),
+    "whole numbers": ({33550: (4, (10, 10, 0))}, ""),
+    "one number": ({33550: (12, (10.0,))}, "its transform (tag 33550)"),
+    "text": ({33550: (2, b"ten")}, "its transform (tag 33550)"),
+    "a large key": ({34735: (4, (1, 1, 0, 99999))}, "its coordinate system (tag 34735)"),
+    "no text": ({34737: (12, (1.0,)), 34736: (2, b"x")}, "its coordinate system (tag 34736, 34737)"),
+    "resolution": ({282: (12, (1e300,)), 283: (12, (1e300,))}, "its resolution"),
+    "0 / 0": ({282: (5, (0, 0)), 283: (5, (0, 0))}, ""),
+    "no data": ({42113: (2, "７".encode())}, ""),
+}
+"""Tags that differ, and what cannot be kept of them."""
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_odd_in_a_geotiff_is_kept_or_told_of(case, whole, tmp_path):
+    """Told before the tiles begin, and no reason to fail after them."""
+    own, lost = ODD[case]
+    tags = [
+        (code, kind, len(values), values, True)
+        for code, (kind, values) in (PLACED | own).items()
+        if code not in (282, 283)
+    ]
+    source = tmp_path / "x.tif"
+    tifffile.imwrite(source, SOURCE, tile=(64, 64), photometric="rgb", metadata=None, extratags=tags)
+    with tifffile.TiffFile(source, mode="r+") as tif:
+        for code in {282, 283} & set(own):
+            tif.pages[0].tags[code].overwrite(own[code][1], dtype=own[code][0])
+    translator = fixed()
+    said: list[str] = []
+    (out,) = translate_files(
+        translator,
+        [source],
+        tmp_path / "out",
+        memory_bytes=2**31 if whole else not_whole(translator),
+        progress=lambda done, total, stage: said.append(stage),
+        say=said.append,
+    )
+    assert close(read_image(out), translator(SOURCE))
+    notes = [text for text in said if text.startswith("Note")]
+    words = f"Note: {source}: {lost} cannot be written again as the file states it, and is left out."
+    assert notes == ([words] if lost else [])
+    assert said[: len(notes)] == notes
+    kept, expected = containers.kept_of(out), containers.kept_of(source)
+    assert kept == replace(expected, lost=(), nodata="")
+    codes = [code for code, _, _ in kept.geo]
+    assert (33922 in codes) == ("transform" not in lost)
+    assert (34735 in codes) == ("system" not in lost)
+    if 34737 in own and not lost:
+        assert kept.geo[-1] == (34737, 2, own[34737][1])
+
+
+@pytest.mark.parametrize(("name", "samples"), [("x.tif", 1), ("x-mean.tif", 2), ("x.zarr", 1)])
+def test_a_folder_in_the_way_stays_and_is_told_of_before_the_work(name, samples, tmp_path):
+    translator = fixed()
+    source, out = tmp_path / f"x{Path(name).suffix}", tmp_path / "out"
+    if name == "x.zarr":
+        zarr_image(source, np.moveaxis(SOURCE, 2, 0))
+    else:
+        save(source)
+    (out / name).mkdir(parents=True)
+    (out / name / "dear.txt").write_text("dear")
+    stages: list[str] = []
+    with pytest.raises(ImageError, match=rf"{name}: is a folder, and the translation would take its place"):
+        list(
+            translate_files(
+                translator,
+                [source],
+                out,
+                samples=samples,
+                memory_bytes=least_memory(translator),
+                progress=lambda done, total, stage: stages.append(stage),
+            )
+        )
+    assert not stages
+    assert [path.relative_to(out).as_posix() for path in out.rglob("*")] == [name, f"{name}/dear.txt"]
+
+
 def test_the_resolution_is_kept(tmp_path):
     source = save(tmp_path / "x.tif", resolution=(118.5, 236.25), resolutionunit="CENTIMETER")
     by_tiles(fixed(), source, tmp_path / "tiles.tif")
@@ -339,6 +428,35 @@ def test_mean_and_spread_are_those_of_the_files(dtype, tmp_path):
     assert np.abs(spread - exact.spread).max() <= 2 * half
 
 
+def test_mean_and_spread_of_a_model_for_chosen_channels(tmp_path):
+    """What was chosen of the training files is not chosen of the results once more."""
+    chosen = replace(spec(1, "uint16"), chosen=("2",), neighbours=0, slice_axis="z")
+    translator = fixed(target=chosen)
+    source = save(tmp_path / "x.tif")
+    written = list(
+        translate_files(translator, [source], tmp_path / "out", samples=2, memory_bytes=not_whole(translator))
+    )
+    one, two, mean, spread = (read_image(path).astype(float) for path in written)
+    assert np.abs(mean - (one + two) / 2).max() <= 0.5
+    assert np.allclose(spread, np.abs(one - two) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("of", ["mean", "spread"])
+def test_the_memory_holds_for_mean_and_spread(of, tmp_path):
+    """Of each further sample two decoded tiles are in memory at most; the bound is divided among them."""
+    array = picture((1100, 1100))
+    files = [save(tmp_path / f"{number}.tif", array, tile=(512, 512)) for number in range(12)]
+    peaks = []
+    for count in (2, 12):
+        tracemalloc.start()
+        large._combine(files[:count], tmp_path / "y.tif", of, spec(), containers.Kept(), memory_bytes=2**20)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        expected = array if of == "mean" else np.zeros(array.shape, np.float32)
+        assert np.array_equal(read_image(tmp_path / "y.tif"), expected)
+    assert peaks[1] - peaks[0] <= 10 * 2.1 * 512 * 512 * 3
+
+
 def test_samples_of_label_maps_are_refused(tmp_path):
     translator = fixed(target=labels(4, one_hot=True))
     source = save(tmp_path / "x.tif")
@@ -363,6 +481,13 @@ def test_the_training_scale_is_refused_for_tiles(tmp_path):
                 memory_bytes=least_memory(translator),
             )
         )
+
+
+def test_the_training_scale_is_not_recommended_for_tiles(tmp_path):
+    translator = fixed()
+    source = save(tmp_path / "x.tif")
+    assert "--scale training" in (scale_hint(translator, source) or "")
+    assert scale_hint(translator, source, memory_bytes=not_whole(translator)) is None
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -436,6 +561,42 @@ def test_what_was_finished_is_not_done_again(tmp_path):
     assert np.array_equal(read_image(out), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "anew"),
+    [
+        ("image.map", b"", True),
+        ("image.map", None, True),
+        ("tiles.txt", None, True),
+        ("tiles.txt", b"0 0 x y\n", False),
+        ("tiles.txt", b"\0" * 40 + b"\n", False),
+        ("tiles.txt", b"\xff\n", False),
+        ("tiles.txt", b"0 0 3 3\n", False),
+        ("spill", b"cut off", False),
+    ],
+)
+def test_what_is_damaged_of_a_job_is_done_again(name, content, anew, tmp_path):
+    translator = model()  # with statistics of the image, which are recorded
+    source, out = save(tmp_path / "x.tif"), tmp_path / "y.tif"
+    by_tiles(translator, source, tmp_path / "once.tif")
+    memory = least_memory(translator)
+    with pytest.raises(Stopped):
+        translate_large(translator, source, out, memory_bytes=memory, progress=stop_after(3, out))
+    if name == "tiles.txt" and content:  # in the second line
+        lines = (part(out) / name).read_bytes().splitlines(keepends=True)
+        content = lines[0] + content + b"".join(lines[1:])
+    files = sorted(part(out).glob("spill/*/*.pt"))[:2] if name == "spill" else [part(out) / name]
+    assert files
+    for file in files:
+        file.write_bytes(content) if content is not None else file.unlink()
+    said = by_tiles(translator, source, out)
+    assert np.array_equal(read_image(out), read_image(tmp_path / "once.tif"))
+    assert [text for text in said if "anew" in text] == anew * [
+        f"{out}: its unfinished work in {part(out)} is damaged, and begins anew."
+    ]
+    if name == "tiles.txt" and content:
+        assert f"{out}: continues after 1 finished tiles." in said
+
+
 def test_stopped_while_the_file_is_written_only_that_is_done_again(tmp_path):
     translator = fixed()
     source, out = save(tmp_path / "x.tif"), tmp_path / "y.tif"
@@ -494,6 +655,28 @@ def test_another_job_does_not_continue(tmp_path):
         translate_large(translator, source, out, memory_bytes=memory)
     shutil.rmtree(part(out))
     by_tiles(translator, source, out)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_what_was_unfinished_goes_when_the_image_is_translated_in_one_piece(suffix, tmp_path):
+    translator, out = fixed(), tmp_path / "out"
+    source = tmp_path / f"x.{suffix}"
+    save(source) if suffix == "tif" else Image.fromarray(SOURCE).save(source)
+    others = save(tmp_path / "other.tif", picture(SIZE, seed=1))
+    memory = not_whole(translator)
+    for path in (source, others):
+        result = out / f"{path.stem}.tif"
+        with pytest.raises(Stopped):
+            list(
+                translate_files(translator, [path], out, memory_bytes=memory, progress=stop_after(1, result))
+            )
+
+    shutil.copytree(part(out / "other.tif"), part(out / "mine.tif"))
+    mine = Image.fromarray(picture((20, 24)))
+    mine.save(tmp_path / "mine.png")
+    list(translate_files(translator, [source, tmp_path / "mine.png"], out))
+    left = {path.name for path in out.iterdir()}
+    assert left == {source.name, "mine.png", ".other.tif.part", ".mine.tif.part"}  # of other images
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):

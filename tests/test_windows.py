@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pairloom.images import ImageError, ImageSpec, read_image
+from pairloom.images import ImageError, ImageSpec, image_shape, read_image
 from pairloom.windows import open_windows
 
 Writer = Callable[[Path], None]
@@ -348,3 +348,29 @@ def test_what_is_wrong_anywhere_is_wrong_here(tmp_path):
     (tmp_path / "text.tif").write_text("text")
     with pytest.raises(ImageError, match=r"text\.tif: is not an image in a known format"):
         open_windows(tmp_path / "text.tif", spec())
+
+
+def test_two_widths_are_one_sentence(tmp_path):
+    """For the header alone, for windows, and among other files in a folder."""
+    path = tmp_path / "x.tif"
+    tiff(tile=(64, 64))(path)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages[0].tags[256].overwrite((203, 203), dtype=3)
+    for read in (image_shape, read_image, lambda path: open_windows(path, spec())):
+        with pytest.raises(ImageError, match=r"x\.tif: .* damaged or cut short"):
+            read(path)
+
+
+def test_a_list_of_pages_that_turns_back_on_itself_is_one_sentence(tmp_path):
+    path = tmp_path / "x.tif"
+    tiff(tile=(64, 64))(path)
+    with tifffile.TiffFile(path) as tif:
+        first = tif.pages[0].offset
+        assert len(tif.pages) == 1
+        end = tif.pages.next_page_offset
+    data = bytearray(path.read_bytes())
+    data[end : end + 4] = first.to_bytes(4, "little")
+    path.write_bytes(data)
+    for read in (read_image, lambda path: open_windows(path, spec())):
+        with pytest.raises(ImageError, match=r"x\.tif: .* damaged or cut short"):
+            read(path)

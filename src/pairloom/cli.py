@@ -113,7 +113,9 @@ def translate(
     if actors:
         raise ValueError(f"--actors is {actors}, which is for --launcher ray; add that, or leave it out.")
     translator = Translator.load(model, **loading)
-    if scale == "native" and (hint := scale_hint(translator, found[0][0])):
+    if scale == "native" and (
+        hint := scale_hint(translator, found[0][0], memory_bytes=available, samples=samples)
+    ):
         print(hint, file=sys.stderr)
     tiles = TileProgress()
     written = translate_files(

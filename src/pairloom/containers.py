@@ -7,36 +7,32 @@ GeoTIFF, the resolution, the physical sizes of OME.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree import ElementTree
 
-import numpy as np
 import tifffile
 
 from pairloom import __version__
 from pairloom.canvas import Canvas, windows
+from pairloom.geotags import GeoTag, extra_tags, geo_tags, nodata_of
 from pairloom.pixels import Array, ImageError
 from pairloom.stacks.omezarr import Layout
-from pairloom.tiff import page_orientation
+from pairloom.tiff import page_orientation, stated_resolution
 from pairloom.windows import is_zarr
 from pairloom.zarr_windows import job_of, layout_of, write_pyramid
 
+T = TypeVar("T")
 TILE = 512
 """Pixels: side of a tile of the TIFF files written here."""
-GEO_TAGS = {33550: 12, 33922: 12, 34264: 12, 34735: 3, 34736: 12, 34737: 2}
-"""ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams, and
-the type of their values in a TIFF: 12 double, 3 unsigned short, 2 text.
-
-Source: OGC GeoTIFF 1.1.
-"""
-NODATA_TAG = 42113
-"""GDAL_NODATA: text."""
+ZARR_MARKS = (".zgroup", "zarr.json")
+"""One of them is in each Zarr group, of version 2 and of version 3."""
 _XML = "{*}"
 _PHYSICAL = ("PhysicalSizeX", "PhysicalSizeXUnit", "PhysicalSizeY", "PhysicalSizeYUnit")
 _JOB = "; job "
@@ -46,8 +42,8 @@ _JOB = "; job "
 class Kept:
     """What is kept of a source beside its size."""
 
-    geo: tuple[tuple[int, int, Any], ...] = ()
-    """(tag, type, value) of a GeoTIFF."""
+    geo: tuple[GeoTag, ...] = ()
+    """Of a GeoTIFF."""
     nodata: str = ""
     """Of a GeoTIFF: the value that means "no data"."""
     resolution: tuple[float, float, int] | None = None
@@ -56,17 +52,15 @@ class Kept:
     """Physical sizes and units of an OME-TIFF; empty when it states none, None of any other file."""
     zarr: Layout | None = None
     """Of an OME-Zarr."""
+    lost: tuple[str, ...] = ()
+    """What the source states in a way that cannot be written again."""
 
-    @property
-    def words(self) -> str:
-        """For people."""
-        what = {
-            "its place on the Earth": self.geo,
-            "its resolution": self.resolution,
-            "its physical sizes": self.ome,
-            "its axes and scale": self.zarr,
-        }
-        return " and ".join(name for name, there in what.items() if there) or "nothing beside its size"
+    def note(self, path: Path) -> str | None:
+        """A sentence when something of this source is not kept; else None."""
+        if not self.lost:
+            return None
+        what = " and ".join(self.lost)
+        return f"Note: {path}: {what} cannot be written again as the file states it, and is left out."
 
 
 def kept_of(path: Path) -> Kept:
@@ -81,25 +75,30 @@ def kept_of(path: Path) -> Kept:
             page = tif.pages.first
             if page_orientation(page) != 1:
                 return Kept(ome={} if tif.is_ome else None)
-            tags = {code: page.tags[code].value for code in GEO_TAGS if code in page.tags}
-            nodata = page.tags[NODATA_TAG].value if NODATA_TAG in page.tags else ""
-            return Kept(
-                tuple((code, GEO_TAGS[code], value) for code, value in tags.items()),
-                str(nodata).strip(" \0"),
-                _resolution(page),
-                _physical(tif.ome_metadata) if tif.is_ome else None,
-            )
+            geo, odd = geo_tags(tif, page)
+            lost = [*odd]
+            resolution = _unless_odd(lambda: _resolution(page), "its resolution", lost)
+            sizes = _unless_odd(lambda: _physical(tif.ome_metadata), "its physical sizes", lost)
+            ome = (sizes or {}) if tif.is_ome else None
+            return Kept(geo, nodata_of(page), resolution, ome, lost=tuple(lost))
     except Exception:  # no TIFF; or a damaged one, and its reader says so in a sentence
         return Kept()
 
 
+def _unless_odd(read: Callable[[], T], name: str, lost: list[str]) -> T | None:
+    """What a file states; None, and its name among the lost, when it cannot be understood."""
+    try:
+        return read()
+    except Exception:  # a tag may hold values of any type and number
+        lost.append(name)
+        return None
+
+
 def _resolution(page: Any) -> tuple[float, float, int] | None:
-    if not {282, 283} <= set(page.tags.keys()):
+    stated = stated_resolution(page)
+    if stated is None or stated == ((1, 1), (1, 1), 1):
         return None
-    unit = int(page.tags[296].value) if 296 in page.tags else 2
-    (x, per_x), (y, per_y) = (page.tags[code].value for code in (282, 283))
-    if min(x, per_x, y, per_y) <= 0 or (unit == 1 and x == per_x and y == per_y):
-        return None
+    (x, per_x), (y, per_y), unit = stated
     return x / per_x, y / per_y, unit
 
 
@@ -108,10 +107,11 @@ def _physical(xml: str | None) -> dict[str, Any]:
         pixels = ElementTree.fromstring(xml or "").find(f".//{_XML}Pixels")
     except ElementTree.ParseError:
         return {}
-    if pixels is None:
-        return {}
-    found = {name: pixels.get(name) for name in _PHYSICAL}
-    return {name: value if name.endswith("Unit") else float(value) for name, value in found.items() if value}
+    found = {} if pixels is None else {name: pixels.get(name) for name in _PHYSICAL}
+    sizes = {name: value if name.endswith("Unit") else float(value) for name, value in found.items() if value}
+    if not all(0 < size < math.inf for size in sizes.values() if isinstance(size, float)):
+        raise ValueError("sizes are above 0")
+    return sizes
 
 
 def result_name(name: Path) -> Path:
@@ -129,6 +129,15 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ImageError(f"{folder}: cannot be made ({error.strerror}); choose another --out.") from error
+
+
+def refuse_folder(path: Path) -> None:
+    """Raise an ImageError if a folder that is no Zarr store has the name of a result: it may be dear."""
+    if path.is_dir() and not (is_zarr(path) and any((path / name).exists() for name in ZARR_MARKS)):
+        raise ImageError(
+            f"{path}: is a folder, and the translation would take its place; move it away, or choose another "
+            "--out."
+        )
 
 
 def job_in(path: Path) -> str | None:
@@ -155,7 +164,7 @@ def write(
     """Turn a canvas into the file `path`, which takes its name only when it is whole.
 
     Args:
-        path: .tif, .tiff or .zarr; what is there already is replaced.
+        path: .tif, .tiff or .zarr; what is there already is replaced, unless `refuse_folder` refuses it.
         canvas: The image.
         kept: From the source.
         labels: Are the values classes? See `Canvas.pyramid`.
@@ -164,8 +173,9 @@ def write(
         tick: Called with the tiles done, and all.
 
     Raises:
-        ImageError: The disk is full, or the folder cannot be written to.
+        ImageError: The disk is full, the folder cannot be written to, or `refuse_folder`.
     """
+    refuse_folder(path)
     temporary = within / f"whole{path.suffix}"
     try:
         _remove(temporary)
@@ -179,7 +189,7 @@ def write(
                 _write_tiff(file, levels, kept, counted, ome=ome, job=job)
                 file.flush()
                 os.fsync(file.fileno())
-        if path.is_dir():
+        if temporary.is_dir() and path.exists():  # a folder takes the place of nothing but an empty one
             path.rename(within / "replaced")
         os.replace(temporary, path)
     except Exception as error:  # the disk's and the encoders' own kinds
@@ -236,7 +246,7 @@ def _write_tiff(
     follow = bool(kept.geo) and not ome
     head: dict[str, Any] = {
         "software": f"pairloom {__version__}" + (f"{_JOB}{job}" if job else ""),
-        "extratags": _extratags(kept, levels[0].dtype),
+        "extratags": extra_tags(kept.geo, kept.nodata, levels[0].dtype),
         "metadata": {"axes": "CYX" if pages else "YX" if channels == 1 else "YXS", **(kept.ome or {})}
         if ome
         else None,
@@ -258,29 +268,6 @@ def _write_tiff(
                 **layout,
                 **(head if number == 0 else {"subfiletype": 1, "metadata": None}),
             )
-
-
-def _extratags(kept: Kept, dtype: str) -> list[tuple[int, int, int, Any, bool]]:
-    """As tifffile takes them: (tag, type, count, value, only in the first page)."""
-    tags = []
-    for code, kind, value in kept.geo:
-        text = kind == 2
-        count = len(value) + 1 if text else len(value)
-        tags.append((code, kind, count, value, True))
-    if kept.nodata and _holds(dtype, kept.nodata):
-        tags.append((NODATA_TAG, 2, len(kept.nodata) + 1, kept.nodata, True))
-    return tags
-
-
-def _holds(dtype: str, nodata: str) -> bool:
-    """Can a value of this dtype be that one?"""
-    try:
-        value = float(nodata)
-    except ValueError:
-        return False
-    if dtype == "float32":
-        return True
-    return value.is_integer() and 0 <= value <= np.iinfo(dtype).max
 
 
 def _tiles(level: Canvas, count: Callable[[], None], *, pages: bool) -> Iterator[Array]:

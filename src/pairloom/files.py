@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from pairloom import bulk, containers, images, large, volumes
+from pairloom import bulk, containers, images, large, unfinished, volumes
 from pairloom import config as configs
 from pairloom.allocator import keeping_freed_memory
 from pairloom.bulk import Found
@@ -77,8 +77,13 @@ def _is_one(folder: Path) -> bool:
     return folder.suffix.lower() == ".zarr" or bool(files_of(folder)[1:])
 
 
-def scale_hint(translator: Translator, file: Path) -> str | None:
-    """A sentence when an image is of quite another scale than the model's training crops; else None."""
+def scale_hint(
+    translator: Translator, file: Path, *, memory_bytes: int = 2 * GIB, samples: int = 1
+) -> str | None:
+    """A sentence when an image is of quite another scale than the model's training crops; else None.
+
+    None as well when it goes by tiles, which are translated at the image's own pixels.
+    """
     data = translator.config.data
     crop = configs.height_width(data.crop_size)
     try:
@@ -91,6 +96,8 @@ def scale_hint(translator: Translator, file: Path) -> str | None:
     if data.resize == "shorter":
         ratio = min(shape) / min(crop)
     if data.resize == "none" or 1 / 1.5 < ratio < 1.5:
+        return None
+    if large.goes_by_tiles(translator, file, memory_bytes=memory_bytes, samples=samples):
         return None
     return (
         f"Note: {file} is {shape[1]}x{shape[0]} pixels, and the model was trained on pairs resized to about "
@@ -216,7 +223,7 @@ def translate_found(
     if skip_finished:
         work = _left(work, samples, say)
     faults: dict[Path, str] = {}
-    busy = Busy()
+    busy, tell = Busy(), large.once(say)
 
     def fault(file: Path, error: ImageError) -> None:
         faults.setdefault(file, str(error) if str(file) in str(error) else f"{file}: {error}")
@@ -246,7 +253,7 @@ def translate_found(
             statistics=statistics,
             seed=seed,
             progress=progress,
-            say=say,
+            say=tell,
         )
 
     for together, tasks in groupby(work, key=lambda task: task.how == "whole"):
@@ -256,6 +263,7 @@ def translate_found(
                 tasks,
                 fault,
                 busy,
+                tell,
                 seed=seed,
                 samples=samples,
                 batch_size=batch_size,
@@ -279,6 +287,7 @@ def _translate_whole(
     tasks: Iterable[_Task],
     fault: Callable[[Path, ImageError], None],
     busy: Busy,
+    say: large.Say,
     *,
     seed: int,
     samples: int,
@@ -301,7 +310,7 @@ def _translate_whole(
     def write(path: Path, array: Array, file: Path, *, labels: bool) -> Path | None:
         volumes.make_folder(path.parent)  # where that fails, it is no fault of this image
         try:
-            return _write(path, array, file, labels=labels)
+            return _write(path, array, file, say, labels=labels)
         except ImageError as error:
             fault(file, error)
             return None
@@ -417,10 +426,14 @@ def _refuse_collisions(work: list[tuple[Path, Path]], samples: int) -> None:
                 )
 
 
-def _write(path: Path, array: Array, source: Path, *, labels: bool) -> Path:
+def _write(path: Path, array: Array, source: Path, say: large.Say, *, labels: bool) -> Path:
     kept = containers.kept_of(source)
-    if kept.geo and path.suffix.lower() in (".tif", ".tiff"):
+    is_tiff = path.suffix.lower() in (".tif", ".tiff")
+    if is_tiff and (note := kept.note(source)):
+        say(note)
+    if kept.geo and is_tiff:
         containers.write_array(path, array, kept, labels=labels)
     else:
         images.write_image(path, array, like=source)
+    unfinished.forget(containers.result_name(path), source)
     return path

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from pairloom import __version__, containers, images, unfinished
 from pairloom.canvas import Canvas, windows
 from pairloom.images import ImageError, ImageSpec
 from pairloom.memory import surely_fits, whole_image_bytes
-from pairloom.pixels import leave_out
+from pairloom.pixels import Array, leave_out
 from pairloom.progress import Interrupted, StopSignals
 from pairloom.stacks.opening import is_stack, open_stack
 from pairloom.tile_plan import plan_tiles
@@ -33,6 +34,18 @@ Statistics = Literal["auto", "exact", "sample"]
 Progress = Callable[[int, int, str], None]
 """Called with what is done, all, and the stage in words."""
 Say = Callable[[str], None]
+
+
+def once(say: Say | None) -> Say:
+    """Of an image with several results, each sentence is said once."""
+    said: set[str] = set()
+
+    def tell(text: str) -> None:
+        if say is not None and text not in said:
+            said.add(text)
+            say(text)
+
+    return tell
 
 
 def goes_by_tiles(
@@ -77,19 +90,21 @@ def translate_large(
         seed: Of z.
         sample: Which draw of z.
         progress: Called after each tile.
-        say: Called with a sentence when a job continues, or is finished already.
+        say: Called with a sentence when a job continues, or is finished already, or when something of the
+            source cannot be kept.
 
     Returns:
         What the tiles took and how well they match; None when no tile was left to do.
 
     Raises:
-        ImageError: The source cannot be read or is of another kind than the model's; the folder of an
-            unfinished job holds another one, or is in use; the disk or the memory has not enough room; or the
-            model cannot be tiled.
+        ImageError: The source cannot be read or is of another kind than the model's; a folder stands where
+            the result goes; that of an unfinished job holds another one, or is in use; the disk or the memory
+            has not enough room; or the model cannot be tiled.
         Interrupted: SIGINT or SIGTERM came; the tile at work was finished.
     """
     source, out = Path(source), Path(out)
     spec, tell = translator.target_spec, say or (lambda _: None)
+    containers.refuse_folder(out)
     with open_windows(source, translator.source_spec, memory_bytes=memory_bytes) as image:
         _check_source(image, translator.source_spec)
         size, left = (image.height, image.width), memory_bytes - image.reserved_bytes
@@ -110,13 +125,20 @@ def translate_large(
         if containers.job_in(out) == digest:
             tell(f"{out}: is finished already.")
             return None
+        kept = containers.kept_of(source)
+        if note := kept.note(source):
+            tell(note)
         shape = (*size, spec.channels)
         with (
-            Unfinished(out, shape, spec.dtype, job, spill_bytes=plan.spill_bytes) as part,
+            Unfinished(
+                out, shape, spec.dtype, job, tiles=plan.stages[-1].windows(), spill_bytes=plan.spill_bytes
+            ) as part,
             StopSignals() as stop,
         ):
             work = _Work(translator, image, part, stop, progress)
             report = None
+            if part.was_damaged:
+                tell(f"{out}: its unfinished work in {part.folder} is damaged, and begins anew.")
             if not part.is_complete:
                 if part.done:
                     tell(f"{out}: continues after {len(part.done)} finished tiles.")
@@ -135,7 +157,7 @@ def translate_large(
                     plan=plan,
                 )
                 assert part.is_complete, "the tiles leave a hole"
-            part.write(containers.kept_of(source), spec, digest, work.progress)
+            part.write(kept, spec, digest, work.progress)
     return report
 
 
@@ -222,6 +244,8 @@ def translate_samples(
             f"{source}: is translated by tiles, and samples of label maps have no mean there; translate it "
             "with --samples 1 and several --seed, or with more --memory."
         )
+    for path in results:
+        containers.refuse_folder(path)
     files = results if len(results) == 1 else results[:-2]
     for sample, path in enumerate(files):
         started = time.monotonic()
@@ -242,27 +266,58 @@ def translate_samples(
     if len(results) > 1:
         kept = replace(containers.kept_of(source), nodata="")
         for path, of in zip(results[-2:], ("mean", "spread"), strict=True):
-            _combine(files, path, of, spec, kept)
+            _combine(files, path, of, spec, kept, memory_bytes=memory_bytes)
             yield path
 
 
-def _combine(files: Sequence[Path], path: Path, of: str, spec: ImageSpec, kept: containers.Kept) -> None:
+def _combine(
+    files: Sequence[Path],
+    path: Path,
+    of: str,
+    spec: ImageSpec,
+    kept: containers.Kept,
+    *,
+    memory_bytes: int,
+) -> None:
     """The mean of files as one of their kind, or their standard deviation as float32, window by window."""
-    plain = replace(spec.file_spec, alpha="keep", page_axis="channels")
-    opened = [open_windows(file, plain) for file in files]
-    folder = path.with_name(f".{path.name}.part")
+    # What was chosen of the training files says nothing about these.
+    plain = replace(
+        spec.file_spec, alpha="keep", page_axis="channels", chosen=(), slice_axis="auto", neighbours=0
+    )
+    tile_bytes = containers.TILE**2 * spec.channels * np.dtype(spec.dtype).itemsize
+    each = max(memory_bytes // len(files), 2 * tile_bytes)
+    folder = unfinished.folder_of(path)
     containers.make_folder(folder)
     try:
-        first = opened[0]
-        dtype = "float32" if of == "spread" else spec.dtype
-        canvas = Canvas(folder / "image.map", (first.height, first.width, first.channels), dtype)
-        canvas.make()
-        for top, left, height, width in windows(first.height, first.width, containers.TILE):
-            draws = np.stack([image.read(top, left, height, width).astype(np.float64) for image in opened])
-            values = draws.std(0) if of == "spread" else draws.mean(0)
-            canvas.write(top, left, (np.rint(values) if dtype != "float32" else values).astype(dtype))
+        with ExitStack() as stack:
+            opened = [stack.enter_context(open_windows(file, plain, memory_bytes=each)) for file in files]
+            first = opened[0]
+            dtype = "float32" if of == "spread" else spec.dtype
+            canvas = Canvas(folder / "image.map", (first.height, first.width, first.channels), dtype)
+            canvas.make()
+            for window in windows(first.height, first.width, containers.TILE):
+                draws = (image.read(*window).astype(np.float64) for image in opened)
+                values = _spread(draws) if of == "spread" else _mean(draws, len(opened))
+                rounded = np.rint(values) if dtype != "float32" else values
+                canvas.write(*window[:2], rounded.astype(dtype))
         containers.write(path, canvas, kept, labels=False, within=folder)
     finally:
-        for image in opened:
-            image.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mean(draws: Iterable[Array], count: int) -> Array:
+    return np.asarray(sum(draws) / count)
+
+
+def _spread(draws: Iterable[Array]) -> Array:
+    """Standard deviation of each value, of arrays that are seen one after the other.
+
+    Source: Welford, 1962.
+    """
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
+    for draw in draws:
+        count += 1
+        apart = draw - mean
+        mean = mean + apart / count
+        squares = squares + apart * (draw - mean)
+    return np.sqrt(squares / count)

@@ -54,7 +54,8 @@ def channel_pages(path: Path, tif: Any, page_axis: PageAxis) -> tuple[list[Any],
     if page_axis == "first":
         return [tif.pages.first], 1
     # Smaller copies and masks of the image may stand beside it as pages of their own.
-    pages = [page for page in tif.pages if not page.is_reduced and not page.is_mask] or [tif.pages.first]
+    # Of a slice: then tifffile sees a damaged list that turns back on itself, else it never ends.
+    pages = [page for page in tif.pages[:] if not page.is_reduced and not page.is_mask] or [tif.pages.first]
     kinds = {(page.imagelength, page.imagewidth, page.samplesperpixel, str(page.dtype)) for page in pages}
     if len(kinds) > 1:
         raise ImageError(
@@ -119,7 +120,7 @@ def tiff_size(path: Path) -> tuple[int, int, int]:
     """Height, width and orientation of the first page, from its header."""
     with tifffile.TiffFile(path) as tif:
         page = tif.pages.first
-        return page.imagelength, page.imagewidth, page_orientation(page)
+        return int(page.imagelength), int(page.imagewidth), page_orientation(page)
 
 
 def tiff_has_alpha(path: Path) -> bool:
@@ -143,15 +144,32 @@ def tiff_resolution(path: Path) -> dict[str, Any]:
         return page_resolution(tif, tif.pages.first)
 
 
+def stated_resolution(page: Any) -> tuple[tuple[int, int], tuple[int, int], int] | None:
+    """Pixels per unit along x and y, as fractions, and the unit's number; None: the page does not say.
+
+    Raises:
+        TypeError, ValueError: It says so in a way that cannot be written again.
+    """
+    if not {282, 283} <= set(page.tags.keys()):
+        return None
+    (x, per_x), (y, per_y) = (page.tags[code].value for code in (282, 283))
+    if min(x, per_x, y, per_y) <= 0:  # some programs write 0 / 0
+        return None
+    if not all(isinstance(number, int) and number < 2**32 for number in (x, per_x, y, per_y)):
+        raise ValueError("a TIFF has fractions of unsigned integers of 32 bits")
+    unit = page.tags[296].value if 296 in page.tags else 2
+    return (x, per_x), (y, per_y), int(tifffile.RESUNIT(unit))
+
+
 def page_resolution(tif: Any, page: Any) -> dict[str, Any]:
     """The same of an open file."""
-    if "XResolution" not in page.tags or "YResolution" not in page.tags:
+    try:
+        stated = stated_resolution(page)
+    except (TypeError, ValueError):
+        stated = None
+    if stated is None:
         return {}
-    unit = page.tags.get("ResolutionUnit")
-    found: dict[str, Any] = {
-        "resolution": tuple(page.tags[name].value for name in ("XResolution", "YResolution")),
-        "resolutionunit": int(unit.value) if unit is not None else 2,
-    }
+    found: dict[str, Any] = {"resolution": stated[:2], "resolutionunit": stated[2]}
     own = tif.imagej_metadata if tif.is_imagej else None
     if own and "unit" in own:
         name = str(own["unit"]).encode("ascii", "backslashreplace").decode()

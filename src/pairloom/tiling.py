@@ -8,6 +8,7 @@ Statistics that a norm takes from the image are gathered over the whole of it fi
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 import tempfile
 import time
@@ -228,18 +229,24 @@ class Passes:
     def _found(self) -> int:
         """How many passes an earlier call has finished, all that the others need being there."""
         *before, _ = self.plan.stages
-        count = 0
-        while count < len(before) and self._record(before[count]).is_file():
-            count += 1
-        finished = before[:count]
+        moments = list(itertools.takewhile(lambda found: found is not None, map(self._saved, before)))
+        finished = before[: len(moments)]
         dropped = {n for stage in finished for n in stage.drops}
         needed = [stage.target for stage in finished if stage.keep and stage.target not in dropped]
         if not all(self.maps[n].find() for n in needed):
             return 0
-        for stage in finished:
-            if stage.measures:
-                self.moments[stage.target] = Moments.of(torch.load(self._record(stage), weights_only=True))
-        return count
+        for stage, found in zip(finished, moments, strict=True):
+            if stage.measures and found is not None:
+                self.moments[stage.target] = found
+        return len(finished)
+
+    def _saved(self, stage: Stage) -> Moments | None:
+        """What an earlier call has recorded of a pass; None if it has not, or the record is damaged."""
+        try:
+            found = Moments.of(torch.load(self._record(stage), weights_only=True))
+        except Exception:  # a damaged file is met with every kind of exception
+            return None
+        return found if len(found.mean) == self.graph.steps[stage.target].channels else None
 
     def translate(
         self, remaining: set[tuple[int, int]], write: Write, progress: Progress | None = None

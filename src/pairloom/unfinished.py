@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pairloom import containers
 from pairloom.canvas import Canvas
 from pairloom.checkpoint import write_text_atomically
 from pairloom.images import Array, ImageError, ImageSpec
+from pairloom.tile_kernels import Window
 from pairloom.translator import Translator
 from pairloom.windows import gib
 
@@ -33,15 +34,26 @@ class Unfinished:
     """The folder of an unfinished result, held by this process while the `with` block lasts."""
 
     def __init__(
-        self, out: Path, shape: tuple[int, int, int], dtype: str, job: dict[str, Any], *, spill_bytes: int = 0
+        self,
+        out: Path,
+        shape: tuple[int, int, int],
+        dtype: str,
+        job: dict[str, Any],
+        *,
+        tiles: Iterable[Window],
+        spill_bytes: int = 0,
     ) -> None:
         self.out, self._job, self._spill_bytes = out, job, spill_bytes
-        self.folder = out.with_name(f".{out.name}.part")
+        self._expected = {_line(*rows, *columns): (rows, columns) for rows, columns in tiles}
+        self.folder = folder_of(out)
         self.spill = self.folder / "spill"
         self._canvas = Canvas(self.folder / "image.map", shape, dtype)
         self._tiles = self.folder / "tiles.txt"
         self._pixels = 0
         self.done: list[tuple[int, int]] = []
+        """(top, left) of the finished tiles."""
+        self.was_damaged = False
+        """Was there an unfinished job of which nothing can be used?"""
 
     def __enter__(self) -> Unfinished:
         containers.make_folder(self.folder)
@@ -74,8 +86,10 @@ class Unfinished:
         described = self.folder / "job.json"
         if described.exists():
             self._check_job(described)
-            self._read_tiles()
-            return
+            if self._is_whole():
+                self._read_tiles()
+                return
+            self.was_damaged = True
         self._check_room()
         try:
             self._canvas.make()
@@ -98,15 +112,22 @@ class Unfinished:
                 f"{', '.join(differ)}); give that command again to finish it, or delete the folder."
             )
 
+    def _is_whole(self) -> bool:
+        """Are the map, by its size, and the list of tiles there?"""
+        values = self._canvas.path
+        return values.is_file() and values.stat().st_size == self._canvas.nbytes and self._tiles.is_file()
+
     def _read_tiles(self) -> None:
-        """The tiles whose line is whole; a line that the process did not finish is cut off."""
-        text = self._tiles.read_text(encoding="ascii", errors="replace")
-        whole = text[: text.rfind("\n") + 1]
-        for line in whole.splitlines():
-            top, left, height, width = map(int, line.split())
-            self.done.append((top, left))
-            self._pixels += height * width
-        os.truncate(self._tiles, len(whole))
+        """The tiles listed, to the first line that names none, or one twice: from there on all is cut off."""
+        left, length = dict(self._expected), 0
+        for line in self._tiles.read_bytes().splitlines(keepends=True):
+            if line not in left:
+                break
+            (top, bottom), (first, end) = left.pop(line)
+            self.done.append((top, first))
+            self._pixels += (bottom - top) * (end - first)
+            length += len(line)
+        os.truncate(self._tiles, length)
 
     def _check_room(self) -> None:
         """The map, a third more for the pyramid, as much again for the file, if nothing compresses; spill."""
@@ -125,7 +146,7 @@ class Unfinished:
         self._canvas.write(top, left, array)
         height, width = array.shape[:2]
         with self._tiles.open("ab") as file:
-            file.write(f"{top} {left} {height} {width}\n".encode())
+            file.write(_line(top, top + height, left, left + width))
             file.flush()
             os.fsync(file.fileno())
         self._pixels += height * width
@@ -144,6 +165,28 @@ class Unfinished:
             tick=lambda finished, total: progress(finished, total, "writing"),
         )
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def folder_of(out: Path) -> Path:
+    """Where the unfinished work on a result lies."""
+    return out.with_name(f".{out.name}.part")
+
+
+def forget(out: Path, source: Path) -> None:
+    """Delete the unfinished work on a result of this very source, which was made in another way since."""
+    folder = folder_of(out)
+    try:
+        job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        if job["source"] != fingerprint(source):
+            return
+        with FileLock(folder / ".lock", timeout=0):
+            shutil.rmtree(folder)
+    except (OSError, ValueError, LookupError, TypeError, Timeout):  # none, not ours, or somebody is at it
+        return
+
+
+def _line(top: int, bottom: int, left: int, right: int) -> bytes:
+    return f"{top} {left} {bottom - top} {right - left}\n".encode()
 
 
 def fingerprint(source: Path) -> str:
