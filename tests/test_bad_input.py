@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -476,3 +477,53 @@ def test_a_segmenter_is_trained_and_judges(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "FCN-score by FCN-8s on own" in said
     assert str(tmp_path / "out" / "evaluation.html") in said
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Slips of the hand
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--out", ""], "train: --out is empty"),
+        (["--out="], "train: --out is empty"),
+        (["--data.path-b", ""], "data.path_b"),
+        (["--init-from", ""], "training.init_from"),
+        (["--data.cache-gb", "1e308"], "data.cache_gb"),
+        (["--data.edge-sigma", "1e308"], "data.edge_sigma"),
+        (["--training.steps", str(2**63)], "training.steps"),
+    ],
+    ids=str,
+)
+def test_a_value_that_cannot_be_meant_is_named(data, run, tmp_path, monkeypatch, refused, flags, words):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert words in refused(*train(data, run, *flags))
+    assert not list((tmp_path / "here").iterdir()) and not run.exists()
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_photos_of_no_size_are_refused(data, tmp_path, refused, size):
+    said = refused("segmenter", "train", data, "--out", tmp_path / "seg", "--size", size)
+    assert said == f"size is {size}; it must be 1 or more."
+
+
+def test_a_folder_for_the_page_of_a_check_is_refused_before_the_check(data, tmp_path, monkeypatch, refused):
+    monkeypatch.setattr("pairloom.check_page.write_check_page", lambda *_: pytest.fail("it checked"))
+    said = refused("data", "check", data, "--out", tmp_path)
+    assert said == f"--out is {tmp_path}, which is a folder; give a file, such as check.html."
+
+
+@pytest.mark.parametrize("checkpoint", ["Best", "nosuch", 5])
+def test_weights_are_the_last_or_the_best_and_nothing_else(tiny_run, checkpoint):
+    with pytest.raises(ValueError, match=r"checkpoint is .*; use last or best"):
+        pairloom.Translator.load(tiny_run, checkpoint=checkpoint)
+
+
+def test_the_command_that_is_printed_can_be_pasted(data, tmp_path, capsys):
+    run = tmp_path / "a run"
+    cli(*train(data, run, "--training.steps", 1))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Translate with: "))
+    _, command, model, *_ = shlex.split(line.removeprefix("Translate with: "))
+    assert (command, model) == ("translate", str(run))

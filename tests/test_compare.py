@@ -138,3 +138,21 @@ def test_weights_are_compared_like_runs(runs: list[Path], tmp_path: Path) -> Non
         shutil.copy(run / "generator.safetensors", tmp_path / f"{run.name}.safetensors")
     found = compare([tmp_path / "early.safetensors", tmp_path / "late.safetensors"], out=tmp_path / "out")
     assert list(found.metrics) == ["early.safetensors", "late.safetensors"]
+
+
+def test_one_pair_decides_nothing() -> None:
+    one = Interval(mean=0.25, low=0.25, high=0.25, count=1)
+    assert not one.excludes_zero
+    found = Comparison(
+        split="test",
+        pairs=1,
+        metrics={"a": {"L1": one}, "b": {"L1": one}},
+        differences={"a": {"b": {"L1": one}}},
+    )
+    (sentence,) = found.sentences()
+    assert sentence.startswith("L1 of one pair differs by 0.25") and sentence.endswith(
+        "nothing of other pairs."
+    )
+    words = found.words()
+    assert "[0.25" not in words and "better" not in words
+    assert words.startswith("test split, 1 pair: ") and "With 1 image there are no intervals" in words

@@ -669,3 +669,16 @@ def test_after_a_lost_best_json_the_next_validation_is_the_best_again(tiny_data,
     train(tiny_config(tiny_data, training__steps=4), run)
     assert json.loads((run / "checkpoints" / "best.json").read_text())["step"] == 4
     assert Translator.load(run, checkpoint="best").provenance["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "words"),
+    [
+        (10, 1.0, r"about 10 s .*: until \w{3} \d\d:\d\d\.$"),
+        (10**5, 2.5, r"about 69\.4 h .*: until \w{3} \d\d:\d\d\.$"),
+        (10**6, 2.5, r"about 28\.9 days .*: until \d\d \w+ 20\d\d\.$"),
+        (10**12, 60.0, r"days at 60 s a step \(measured on three trial steps\)\.$"),
+    ],
+)
+def test_the_end_of_a_run_is_a_date_when_it_is_not_this_week(steps: int, seconds: float, words: str) -> None:
+    assert re.search(words, estimate(steps, steps, seconds))

@@ -129,6 +129,37 @@ def test_trainA_layout_has_all_splits(tmp_path):
     assert [pair.split for pair in find_pairs(config(tmp_path)).pairs] == ["train", "val", "test"]
 
 
+def test_the_two_sides_may_lie_in_each_split(tmp_path):
+    touch(
+        tmp_path, *(f"{split}/{side}/{n}.png" for split in ("train", "test") for side in "AB" for n in "12")
+    )
+    touch(tmp_path, "val/A/7.png", "train/A/9.png", "train/stray.png")
+    found = find_pairs(config(tmp_path))
+    assert found.layout == "two folders"
+    assert [(p.split, p.name) for p in found.pairs] == [
+        ("train", "1"),
+        ("train", "2"),
+        ("test", "1"),
+        ("test", "2"),
+    ]
+    assert found.pairs[0].source == ImageRef(tmp_path / "train/A/1.png")
+    assert found.pairs[0].target == ImageRef(tmp_path / "train/B/1.png")
+    assert set(found.unpaired) == {
+        "train/A/9.png has no partner in train/B",
+        "val/A/7.png has no partner in the other side, which has no val folder",
+        "train/stray.png lies beside the split folders and is not used",
+    }
+
+
+def test_two_folders_under_other_names_are_told_of(tmp_path):
+    touch(tmp_path, "train/input/1.png", "train/target/1.jpg", "test/input/1.png", "test/other/2.png")
+    found = find_pairs(config(tmp_path))
+    assert found.layout == "side-by-side"
+    (note,) = found.notes
+    assert note.startswith(f"{tmp_path}/train: input and target hold images of the same names")
+    assert "name them A and B" in note
+
+
 def test_direction_swaps_the_sides(tmp_path):
     touch(tmp_path, "1.png")
     forth, back = (find_pairs(config(tmp_path, direction=d)).pairs[0] for d in ("AtoB", "BtoA"))

@@ -55,10 +55,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with contextlib.suppress(OSError):  # nothing to remove: never made
             temporary.unlink()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: could not be written ({reason}); free some disk space or check the folder's "
-            "permissions. Earlier checkpoints are untouched."
-        ) from error
+        do = "free some disk space or check the folder's permissions"
+        if path.is_dir():
+            reason, do = "it is a folder", "choose another name"
+        raise CheckpointError(f"{path}: could not be written ({reason}); {do}.") from error
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -83,7 +83,10 @@ def save_state(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = state_path(folder, step)
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    try:
+        write_atomically(path, lambda temporary: torch.save(state, temporary))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Earlier checkpoints are untouched.") from error
     if best is not None:
         write_text_atomically(folder / "best.json", json.dumps({"step": step, **best}) + "\n")
     for old in steps(folder)[:-2]:
@@ -316,7 +319,10 @@ def find_network(
 
     Raises:
         CheckpointError: No such file, a damaged one, another network's, or a run without a best checkpoint.
+        ValueError: checkpoint is neither last nor best.
     """
+    if checkpoint not in ("last", "best"):
+        raise ValueError(f"checkpoint is {checkpoint!r}; use last or best, or give a checkpoints/step-*.pt.")
     if not path.is_dir():
         if path.suffix == ".pt" and path.exists():
             return _from_state(path, network)

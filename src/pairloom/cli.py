@@ -6,9 +6,11 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,7 +44,7 @@ def train(argv: Sequence[str]) -> None:
     if not leads():
         return
     print(f"Report: {write_report(run)}")
-    print(f"Translate with: pairloom translate {run} IMAGES --out OUT")
+    print(f"Translate with: pairloom translate {shlex.quote(str(run))} IMAGES --out OUT")
 
 
 def translate(
@@ -267,7 +269,7 @@ def segmenter_train(
         seed=seed,
         device=device,
     )
-    print(f"Use it with: pairloom evaluate RUN DATA --out OUT --segmenter {file}")
+    print(f"Use it with: pairloom evaluate RUN DATA --out OUT --segmenter {shlex.quote(str(file))}")
 
 
 def ablate(argv: Sequence[str]) -> None:
@@ -363,6 +365,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{name}: only `pairloom train` shares its work among processes; start this one without "
                 "torchrun (or unset RANK and WORLD_SIZE)."
             )
+        if ("--out", "") in pairwise(rest) or "--out=" in rest:
+            raise ValueError(f"{name}: --out is empty; give a folder or a file.")
         if command in OWN_PARSER:
             command(rest)
         else:
@@ -381,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(
             f"pairloom: not enough memory ({words.splitlines()[0]}); use smaller images, data.crop_size, "
-            "training.batch_size or generator.base_channels.",
+            "data.load_size, training.batch_size or generator.base_channels.",
             file=sys.stderr,
         )
         raise SystemExit(2) from None

@@ -24,6 +24,8 @@ ELASTIC_SPANS = 4
 
 MOST_PIXELS, MOST_CHANNELS, MOST_FILTERS, MOST_BLOCKS, MOST_STRIDED = 2**20, 1024, 4096, 256, 18
 """Of a crop's side, a tensor, a first layer, a ResNet, a D: a file that says more is damaged, or hostile."""
+MOST_GB, MOST_STEPS = 2**20, 10**12
+"""Of a cache, and of a run: more is a slip of the hand, and would not fit into clocks and counters."""
 DERIVED_CHANNELS = {"none": (3, 3), "colorize": (1, 2), "inpaint": (3, 3), "edges": (1, 3), "gray": (1, 3)}
 """Channels of source and target of RGB photos, by `data.derive`."""
 HOLES = ("center", "boxes", "strokes")
@@ -342,24 +344,23 @@ def _check(config: Config) -> None:
         fits = all(a >= b for a, b in zip(data.load_sides, height_width(data.crop_size), strict=True))
         _require(fits, "data.load_size", data.load_size, f"at least data.crop_size ({data.crop_size})")
     _check_augmentation(data)
-    for name in ("val_fraction", "test_fraction"):
-        value = getattr(data, name)
-        _require(0 <= value <= 0.5, f"data.{name}", value, "between 0 and 0.5")
+    for name, share in (("val_fraction", data.val_fraction), ("test_fraction", data.test_fraction)):
+        _require(0 <= share <= 0.5, f"data.{name}", share, "between 0 and 0.5")
     for side in ("source", "target"):
         scaling, limits = getattr(data, f"{side}_scaling"), getattr(data, f"{side}_range")
         if scaling == "range":
             ordered = limits is not None and limits[0] < limits[1]
             _require(ordered, f"data.{side}_range", limits, "low and high, low first, for scaling=range")
-    _require(0 <= data.edge_sigma < math.inf, "data.edge_sigma", data.edge_sigma, "0 or more, and finite")
+    _require(0 <= data.edge_sigma <= 1000, "data.edge_sigma", data.edge_sigma, "between 0 and 1000 px")
     _require(data.edge_least_px >= 0, "data.edge_least_px", data.edge_least_px, "0 or more")
     _require(bool(data.hole), "data.hole", data.hole, f"one of {', '.join(HOLES)}, or a path of masks")
     _require(data.max_pairs is None or data.max_pairs >= 1, "data.max_pairs", data.max_pairs, "1 or more")
     _require(data.slice_neighbours >= 0, "data.slice_neighbours", data.slice_neighbours, "0 or more")
-    gb = data.shard_cache_gb
-    _require(0 < gb < math.inf, "data.shard_cache_gb", gb, "above 0, and finite")
+    for name, gb in (("cache_gb", data.cache_gb), ("shard_cache_gb", data.shard_cache_gb)):
+        _require(0 < gb <= MOST_GB, f"data.{name}", gb, f"above 0, and {MOST_GB} at most")
+    _require(data.path_b != "", "data.path_b", "", "a folder, or left out")
     _require(data.workers is None or data.workers >= 0, "data.workers", data.workers, "0 or more")
     _require(bool(data.cache), "data.cache", data.cache, "off, auto, or a folder")
-    _require(0 < data.cache_gb < math.inf, "data.cache_gb", data.cache_gb, "above 0, and finite")
 
     for group, base in (("generator", g.base_channels), ("discriminator", d.base_channels)):
         _require(1 <= base <= MOST_FILTERS, f"{group}.base_channels", base, f"from 1 to {MOST_FILTERS}")
@@ -410,7 +411,9 @@ def _check(config: Config) -> None:
     )
     for name in ("epochs", "steps"):
         value = getattr(training, name)
-        _require(value is None or value >= 1, f"training.{name}", value, "1 or more")
+        counts = value is None or 1 <= value <= MOST_STEPS
+        _require(counts, f"training.{name}", value, f"1 or more, and {MOST_STEPS} at most")
+    _require(training.init_from != "", "training.init_from", "", "a run or weights, or left out")
     _require(0 <= training.seed < 2**63, "training.seed", training.seed, "between 0 and 2^63 - 1")
     _require(training.batch_size >= 1, "training.batch_size", training.batch_size, "1 or more")
     rate = training.learning_rate

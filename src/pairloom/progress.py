@@ -19,6 +19,9 @@ from tqdm import tqdm
 
 from pairloom.rundir import RunDir
 
+DAY = 24 * 3600
+"""Seconds."""
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal came; the step was finished and everything saved."""
@@ -181,10 +184,13 @@ class TileProgress:
 def estimate(steps: int, total: int, seconds_per_step: float) -> str:
     """How long the rest of a run will take, in words."""
     seconds = steps * seconds_per_step
-    end = datetime.now() + timedelta(seconds=seconds)
+    until = ""
+    if seconds < 366 * DAY:  # beyond, nobody waits, and calendars end
+        end = datetime.now() + timedelta(seconds=seconds)
+        until = f": until {end:%a %H:%M}" if seconds < 6 * DAY else f": until {end:%d %B %Y}"
     return (
         f"{steps} of {total} steps to go, about {duration(seconds)} at {seconds_per_step:.3g} s a step "
-        f"(measured on three trial steps): until {end:%a %H:%M}."
+        f"(measured on three trial steps){until}."
     )
 
 
@@ -192,4 +198,6 @@ def duration(seconds: float) -> str:
     """A time span for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 6 * DAY else f"{seconds / DAY:.1f} days"

@@ -39,6 +39,8 @@ def check(argv: Sequence[str]) -> None:
 
         result = check_data(data)
     else:
+        if how["out"].is_dir():
+            raise ValueError(f"--out is {how['out']}, which is a folder; give a file, such as check.html.")
         from pairloom.check_page import write_check_page
 
         result = write_check_page(data, how["out"])

@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -114,7 +115,28 @@ def _from_folders(root: Path, second: str | None) -> PairSet:
     for name, partner in (("a", "B"), ("b", "A"), ("traina", "trainB"), ("trainb", "trainA")):
         if name in below:
             raise DataError(f"{below[name]} has no partner: {root} holds no folder {partner} beside it.")
-    return with_masks(_side_by_side(root), root)
+    splits = side_splits(root)
+    inside = {split: {n.lower(): folder / n for n in folders(folder)} for split, folder in splits.items()}
+    if any(sides.keys() >= {"a", "b"} for sides in inside.values()):
+        a, b = ({split: sides[side] for split, sides in inside.items() if side in sides} for side in "ab")
+        return with_masks(_two_folders(a, b, splits.values(), base=root), root)
+    found = replace(_side_by_side(root), notes=tuple(_look_like_sides(splits.values())))
+    return with_masks(found, root)
+
+
+def _look_like_sides(splits: Iterable[Path]) -> Iterator[str]:
+    """A sentence where two folders of images of the same names are read as side-by-side files."""
+    for folder in splits:
+        inside = folders(folder)
+        names = [
+            {stem_of(name) for name in os.listdir(at) if images.is_image_name(name)}
+            for at in (folder, *(folder / name for name in inside))
+        ]
+        if len(inside) == 2 and not names[0] and names[1] and names[1] == names[2]:
+            yield (
+                f"{folder}: {inside[0]} and {inside[1]} hold images of the same names, and each is read as "
+                "two halves; if they are the two sides of pairs, name them A and B."
+            )
 
 
 def _side_by_side(root: Path) -> PairSet:
@@ -167,7 +189,8 @@ def _nothing_found(root: Path, found: PairSet) -> str:
     if not found.unpaired:
         return (
             f"No images were found in {root}: looked for {', '.join(sorted(images.SUFFIXES))} in "
-            "side-by-side files (directly or in train, val, test), in A and B, and in trainA and trainB."
+            "side-by-side files (directly or in train, val, test), in A and B, in trainA and trainB, and in "
+            "train/A and train/B."
         )
     examples = "; ".join(dict.fromkeys((found.unpaired[0], found.unpaired[-1])))
     return (

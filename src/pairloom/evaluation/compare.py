@@ -16,7 +16,15 @@ from pairloom.data import Pair, evenly, find_pairs
 from pairloom.evaluation.evaluate import data_of, evaluate, pairs_of
 from pairloom.evaluation.gallery import Examples, Triptych, read_rows, render, shown_number
 from pairloom.evaluation.metrics import BETTER, Interval, bootstrap_mean, paired_difference
-from pairloom.evaluation.summary import EvaluationError, aligned, finite, interval_words, number
+from pairloom.evaluation.summary import (
+    FEW,
+    EvaluationError,
+    aligned,
+    few_words,
+    finite,
+    interval_words,
+    number,
+)
 from pairloom.translator import Translator
 
 SHOWN = 8
@@ -49,8 +57,11 @@ class Comparison:
         names = list(next(iter(self.metrics.values())))
         table = [["", *self.metrics]]
         table += [[n, *(interval_words(n, row[n]) for row in self.metrics.values())] for n in names]
-        head = f"{self.split} split, {self.pairs} pairs: mean over images [95 % interval]"
+        pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
+        head = f"{self.split} split, {pairs}: mean over images [95 % interval]"
         lines = [head, "", *aligned(table), "", *self.sentences()]
+        if self.pairs < FEW:
+            lines.append(few_words(self.pairs))
         if len(self.metrics) > 2:
             lines.append(f"Of {len(self.sentences())} comparisons at 95 %, one in twenty errs by chance.")
         return "\n".join(lines) + "\n"
@@ -67,6 +78,8 @@ def _sentence(a: str, b: str, name: str, d: Interval) -> str:
     shown = [number(name, v) for v in (d.mean, d.low, d.high)]
     if math.isnan(d.mean):
         return f"{name} has no value to compare {a} and {b} by."
+    if d.count == 1:
+        return f"{name} of one pair differs by {shown[0]} ({a} less {b}), which says nothing of other pairs."
     if not d.excludes_zero:
         return (
             f"{a} and {b} are not distinguishable on {name} with {d.count} pairs: the difference is "

@@ -300,8 +300,8 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Does the whole interval lie on one side of zero?"""
-        return self.low > 0 or self.high < 0
+        """Does the whole interval lie on one side of zero? Of one value there is no interval."""
+        return self.count > 1 and (self.low > 0 or self.high < 0)
 
 
 def bootstrap_mean(values: Sequence[float] | Tensor, *, resamples: int = 10_000, seed: int = 0) -> Interval:

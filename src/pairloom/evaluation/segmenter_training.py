@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pairloom import __version__
 from pairloom.checkpoint import write_text_atomically
-from pairloom.config import DataConfig
+from pairloom.config import DataConfig, height_width
 from pairloom.data import Pair, evenly
 from pairloom.data.loading import item_rng, permutation
 from pairloom.devices import pick_device
@@ -112,7 +112,7 @@ def train_segmenter(
         Interrupted: SIGINT or SIGTERM came.
     """
     say = say or _to_stderr
-    _check(epochs, steps, batch_size, learning_rate, crop_px, val_fraction)
+    _check(min(height_width(data.crop_size)), epochs, steps, batch_size, learning_rate, crop_px, val_fraction)
     out = Path(out)
     data = replace(data, val_fraction=data.val_fraction or val_fraction)
     photos = LabelledPhotos.decide(data, photo_side=photo_side, palette=palette)
@@ -190,9 +190,16 @@ def _to_stderr(line: str) -> None:
 
 
 def _check(
-    epochs: int, steps: int | None, batch_size: int, rate: float, crop_px: int | None, val_fraction: float
+    size: int,
+    epochs: int,
+    steps: int | None,
+    batch_size: int,
+    rate: float,
+    crop_px: int | None,
+    val_fraction: float,
 ) -> None:
     for name, value in (
+        ("size", size),
         ("epochs", epochs),
         ("steps", steps),
         ("batch_size", batch_size),

@@ -137,11 +137,20 @@ def number(name: str, value: float, *, sign: Literal["", "+"] = "") -> str:
 
 
 def interval_words(name: str, interval: Interval, *, sign: Literal["", "+"] = "") -> str:
-    """`mean [low, high]`, or a dash."""
+    """`mean [low, high]`, of one value that value, of none a dash."""
     if math.isnan(interval.mean):
         return "-"
+    if interval.count == 1:
+        return number(name, interval.mean, sign=sign)
     mean, low, high = (number(name, v, sign=sign) for v in (interval.mean, interval.low, interval.high))
     return f"{mean} [{low}, {high}]"
+
+
+def few_words(images: int) -> str:
+    """What to say of intervals over so few images."""
+    if images == 1:
+        return "With 1 image there are no intervals: it says nothing of others."
+    return f"With {images} images, the intervals are rough, and likely too narrow."
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
@@ -225,7 +234,7 @@ def _remarks(metrics: dict[str, dict[str, Interval]], settings: dict[str, Any]) 
             "Pearson leave them out, and SSIM every window that holds one."
         )
     if total < FEW:
-        yield f"With {total} image{'s' * (total > 1)}, the intervals are rough, and likely too narrow."
+        yield few_words(total)
     if len(metrics) > 1:
         yield (
             "L1, RMSE and PSNR favour the mean target where the source leaves the appearance free: "
