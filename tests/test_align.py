@@ -12,6 +12,7 @@ from scipy import ndimage
 from skimage.filters import gaussian
 
 from pairloom import images
+from pairloom.cli import main
 from pairloom.config import DataConfig
 from pairloom.data.align import Box, align, move, shared_box
 from pairloom.data.pairs import DataError
@@ -286,6 +287,36 @@ def test_unreadable_files_and_long_moves_are_named(folder, tmp_path):
     reasons = {pair.name: pair.reason for pair in report.pairs}
     assert "right.png" in reasons["train/right"]
     assert reasons["train/down"], "6 px are more than 3"
+
+
+def test_where_none_can_be_aligned_it_is_told_and_the_folder_can_be_used_again(tmp_path, capsys):
+    """By a move that is too long, NaN, and no edges: reasons, table and page, and the same --out next."""
+    root, out, whole = tmp_path / "data", tmp_path / "out", scene(1)
+    with_nan = cut(whole).astype(np.float32)
+    with_nan[3, 4] = np.nan
+    save(root / "A/train/far.npy", cut(whole, Motion(offset=(5.0, 0.0))).astype(np.float32))
+    save(root / "A/train/holes.npy", with_nan)
+    save(root / "A/train/plain.npy", np.zeros((SIDE, SIDE, 3), np.float32))
+    for name in ("far", "holes", "plain"):
+        save(root / f"B/train/{name}.npy", cut(whole).astype(np.float32))
+    align_by_command = ["data", "align", str(root), "--out", str(out), "--data.val-fraction", "0"]
+    with pytest.raises(SystemExit) as ended:
+        main([*align_by_command, "--most-px", "2"])
+    assert ended.value.code == 1
+    said = capsys.readouterr().out
+    assert said.startswith(f"None of the 3 pairs could be aligned, so none is in {out}; another try")
+    assert "train/far: " in said
+    assert "train/holes: some of its pixels are masked or NaN" in said
+    assert "train/plain: a side shows no edges" in said
+    assert {path.name for path in out.iterdir()} == {"align.csv", "align.html"}
+    assert "0 of 3 pairs are aligned and written; 3 are left out." in (out / "align.html").read_text()
+    with (out / "align.csv").open(newline="") as file:
+        assert [row["kept"] for row in csv.DictReader(file)] == ["no"] * 3
+
+    main(align_by_command)
+    assert "1 of 3 pairs are aligned" in capsys.readouterr().out
+    with pytest.raises(DataError, match="not an empty folder"):
+        align(DataConfig(path=str(root)), out)
 
 
 def test_mistakes_are_told(folder, tmp_path):

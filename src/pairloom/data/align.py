@@ -43,6 +43,8 @@ MOST_OF_SIDE = 1 / 8
 """Of the longer side: shifts beyond this are not looked for, unless told."""
 NAMED = 10
 """The words name at most so many pairs that were left out; align.csv has all."""
+TABLE, PAGE = "align.csv", "align.html"
+"""Beside the pairs. All that there is where none could be aligned; then another try may replace them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +122,25 @@ class AlignReport:
 
     def words(self) -> str:
         """For a terminal."""
-        moved = sorted(pair.moved_px for pair in self.kept)
-        still = sum(px == 0 for px in moved)
-        middle = f"half of them by more than {float(np.median(moved)):.2f} px, the most by {moved[-1]:.2f} px"
-        lines = [
-            f"{len(moved)} of {len(self.pairs)} pairs are aligned in {self.out}; side {self.moved_side}, the "
-            f"source, was moved" + (f", {middle}." if moved else ".")
-        ]
-        if still:
+        moved = [pair.moved_px for pair in self.kept]
+        if moved:
+            lines = [
+                f"{len(moved)} of {len(self.pairs)} pairs are aligned in {self.out}; side {self.moved_side}, "
+                f"the source, was moved, half of them by more than {np.median(moved):.2f} px, the most by "
+                f"{max(moved):.2f} px."
+            ]
+        else:
+            lines = [
+                f"None of the {len(self.pairs)} pairs could be aligned, so none is in {self.out}; another "
+                "try may use the same folder."
+            ]
+        if still := sum(px == 0 for px in moved):
             lines.append(f"{still} lay right already (within {STILL_PX} px) and were copied.")
         if self.left_out:
             lines.append(f"Left out, {len(self.left_out)}:")
             lines += [f"  - {pair.name}: {pair.reason}" for pair in self.left_out[:NAMED]]
             if len(self.left_out) > NAMED:
-                lines.append(f"  - and {len(self.left_out) - NAMED} more, in align.csv")
+                lines.append(f"  - and {len(self.left_out) - NAMED} more, in {TABLE}")
         if self.unpaired:
             lines.append(
                 f"Files that are in no pair: {len(self.unpaired)}, as `pairloom data check` lists them."
@@ -157,7 +164,7 @@ def align(
 
     Args:
         data: The data set; `direction` says which side is the source, which moves.
-        out: A folder that is absent or empty.
+        out: A folder that is absent or empty, or holds but the table and the page of a try that kept no pair.
         model: shift, or affine: also rotation, magnification and shear.
         most_px: Pixels of the target: moves further than this are not looked for, nor made. None: an eighth
             of the image's longer side.
@@ -186,7 +193,7 @@ def align(
         done = tuple(progress)
     report = AlignReport(out, data, model, "A" if a_is_source else "B", most_px, done, found.unpaired)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "align.csv").write_text(_table(done), encoding="utf-8", errors="surrogateescape")
+    (out / TABLE).write_text(_table(done), encoding="utf-8", errors="surrogateescape")
     return report
 
 
@@ -208,7 +215,7 @@ def _check_arguments(data: DataConfig, out: Path, most_px: float | None, jobs: i
         raise DataError(f"jobs is {jobs}; it must be 1 or more.")
     if (fault := among_data(out, data.path, data.path_b)) is not None:
         raise DataError(fault)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= {TABLE, PAGE}):
         raise DataError(f"{out}: is there already, and not an empty folder; choose another --out.")
 
 
