@@ -12,10 +12,12 @@ from scipy import ndimage
 from skimage.filters import gaussian
 
 from pairloom import images
+from pairloom.cli import main
 from pairloom.config import DataConfig
 from pairloom.data.align import Box, align, move, shared_box
 from pairloom.data.pairs import DataError
 from pairloom.data.registration import Motion, register
+from pairloom.stacks.opening import open_stack
 
 SIDE, MARGIN = 96, 24
 CORNERS = np.array([(0, 0, SIDE - 1, SIDE - 1), (0, SIDE - 1, 0, SIDE - 1)], float)
@@ -204,9 +206,9 @@ def test_a_folder(folder, tmp_path):
         np.testing.assert_array_equal(b, cut_b, "the target's pixels are untouched")
         assert a.shape == b.shape
         assert np.abs(255.0 - a - b).mean() < 2.5, "the source lies on it"
-    np.testing.assert_array_equal(
-        images.read_image(out / "A/train/right.png"), images.read_image(folder / "A/train/right.png")
-    )
+    for side in "AB":
+        copy = out / side / "train/right.png"
+        assert copy.read_bytes() == (folder / side / "train/right.png").read_bytes()
 
     words = report.words()
     assert words.startswith(f"3 of 5 pairs are aligned in {out}; side A, the source, was moved")
@@ -249,6 +251,60 @@ def test_depth_channels_and_containers_are_kept(tmp_path):
     np.testing.assert_array_equal(target, b[box.top : box.bottom, box.left : box.right])
 
 
+def save_ome(path: Path, planes: np.ndarray, names: list[str], micrometres: float) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = {f"PhysicalSize{a}": micrometres for a in "XY"} | {f"PhysicalSize{a}Unit": "µm" for a in "XY"}
+    metadata = {"axes": "CYX", "Channel": {"Name": names}, **sizes}
+    tifffile.imwrite(path, planes, ome=True, photometric="minisblack", metadata=metadata)
+    return path
+
+
+def test_ome_tiff_keeps_names_and_sizes_and_is_copied_where_it_lies_right(tmp_path):
+    root, names = tmp_path / "data", ["BF", "ER", "Mito"]
+    for seed, (name, shift) in enumerate({"moved": 4.0, "right": 0.0, "larger": 0.0}.items()):
+        whole = scene(seed)
+        a = np.moveaxis(bytes_of(cut(whole, inverse(Motion(offset=(shift, 0.0))))), 2, 0)
+        a = a.repeat(2, axis=1).repeat(2, axis=2) if name == "larger" else a
+        save_ome(root / f"A/train/{name}.ome.tif", a, names, 0.25 if name == "larger" else 0.5)
+        b = np.moveaxis(cut(whole)[..., :2].astype(np.float32), 2, 0)
+        save_ome(root / f"B/train/{name}.ome.tif", b, ["nucleus", "membrane"], 0.5)
+    report = align(DataConfig(path=str(root), source_kind="intensity"), tmp_path / "out", jobs=1)
+    assert [pair.reason for pair in report.pairs] == ["", "", ""]
+    assert report.note == ""
+    for pair in report.pairs:
+        for path, theirs in zip(pair.files, (names, ["nucleus", "membrane"]), strict=True):
+            stack = open_stack(path)
+            assert stack.container == "OME-TIFF"
+            assert list(stack.names) == theirs
+            assert stack.size == {"x": 0.5, "y": 0.5}, "a source that was resized has the target's pixels"
+            copied = path.read_bytes() == (root / path.relative_to(tmp_path / "out")).read_bytes()
+            assert copied == (pair.pair.name == "right")
+
+    some = DataConfig(path=str(tmp_path / "out"), source_select=("ER", "Mito"), source_kind="intensity")
+    again = align(some, tmp_path / "again", jobs=1)
+    assert open_stack(again.pairs[-1].files[0]).names == ("ER", "Mito")
+    assert images.read_image(again.pairs[-1].files[0]).shape[2] == 2
+
+
+def test_what_is_not_kept_is_told_once(tmp_path):
+    """Arrays with names become a TIFF without; a file of which one page was read is not copied."""
+    root = tmp_path / "data"
+    for name in ("one", "two"):
+        (root / "A/train").mkdir(parents=True, exist_ok=True)
+        image = bytes_of(cut(scene(1)))
+        np.savez(root / f"A/train/{name}.npz", BF=image[..., 0], ER=image[..., 1])
+        pages = np.stack([image[..., 0], image[..., 1]])
+        (root / "B/train").mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(root / f"B/train/{name}.tif", pages, photometric="minisblack", metadata=None)
+    report = align(DataConfig(path=str(root), pages="first"), tmp_path / "out", jobs=1)
+    assert report.words().count("Note: names of channels and sizes") == 1
+    assert "one.npz and 1 more" in report.words()
+    source, target = report.pairs[0].files
+    assert source.suffix == target.suffix == ".tif"
+    with tifffile.TiffFile(target) as tif:
+        assert len(tif.pages) == 1, "the second page was not read"
+
+
 def test_side_by_side_jpeg_becomes_two_lossless_folders(tmp_path):
     whole = scene(7)
     pair = np.concatenate([bytes_of(cut(whole, Motion(offset=(4.0, 0.0)))), bytes_of(cut(whole))], axis=1)
@@ -286,6 +342,36 @@ def test_unreadable_files_and_long_moves_are_named(folder, tmp_path):
     reasons = {pair.name: pair.reason for pair in report.pairs}
     assert "right.png" in reasons["train/right"]
     assert reasons["train/down"], "6 px are more than 3"
+
+
+def test_where_none_can_be_aligned_it_is_told_and_the_folder_can_be_used_again(tmp_path, capsys):
+    """By a move that is too long, NaN, and no edges: reasons, table and page, and the same --out next."""
+    root, out, whole = tmp_path / "data", tmp_path / "out", scene(1)
+    with_nan = cut(whole).astype(np.float32)
+    with_nan[3, 4] = np.nan
+    save(root / "A/train/far.npy", cut(whole, Motion(offset=(5.0, 0.0))).astype(np.float32))
+    save(root / "A/train/holes.npy", with_nan)
+    save(root / "A/train/plain.npy", np.zeros((SIDE, SIDE, 3), np.float32))
+    for name in ("far", "holes", "plain"):
+        save(root / f"B/train/{name}.npy", cut(whole).astype(np.float32))
+    align_by_command = ["data", "align", str(root), "--out", str(out), "--data.val-fraction", "0"]
+    with pytest.raises(SystemExit) as ended:
+        main([*align_by_command, "--most-px", "2"])
+    assert ended.value.code == 1
+    said = capsys.readouterr().out
+    assert said.startswith(f"None of the 3 pairs could be aligned, so none is in {out}; another try")
+    assert "train/far: " in said
+    assert "train/holes: some of its pixels are masked or NaN" in said
+    assert "train/plain: a side shows no edges" in said
+    assert {path.name for path in out.iterdir()} == {"align.csv", "align.html"}
+    assert "0 of 3 pairs are aligned and written; 3 are left out." in (out / "align.html").read_text()
+    with (out / "align.csv").open(newline="") as file:
+        assert [row["kept"] for row in csv.DictReader(file)] == ["no"] * 3
+
+    main(align_by_command)
+    assert "1 of 3 pairs are aligned" in capsys.readouterr().out
+    with pytest.raises(DataError, match="not an empty folder"):
+        align(DataConfig(path=str(root)), out)
 
 
 def test_mistakes_are_told(folder, tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from conftest import draw_pair, write_pairs
@@ -13,6 +15,7 @@ from pairloom import images
 from pairloom.config import DataConfig
 from pairloom.data import DataError, find_pairs, load_pair, measure_specs
 from pairloom.data.prepare import prepare
+from pairloom.stacks.opening import open_stack
 
 SIDE = 40
 
@@ -101,6 +104,39 @@ def test_deep_values_are_kept(tmp_path: Path) -> None:
     for side, file in (("A", "A/train/x.tif"), ("B", "B/train/x.png")):
         before = images.read_image(tmp_path / "pairs" / side / "x.tif")
         assert np.array_equal(images.read_image(tmp_path / "out" / file), before)
+
+
+def test_ome_tiff_stays_one_with_names_and_sizes(tmp_path: Path) -> None:
+    names, root = ["BF", "ER", "Mito"], tmp_path / "pairs"
+    volume = np.random.default_rng(0).integers(0, 65536, (2, 3, 8, 9), dtype=np.uint16)
+    for side in "AB":
+        (root / side / "train").mkdir(parents=True)
+        for name, planes, axes in (("flat", volume[0], "CYX"), ("deep", volume, "ZCYX")):
+            metadata = {"axes": axes, "Channel": {"Name": names}, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25}
+            path = root / side / "train" / f"{name}.ome.tif"
+            tifffile.imwrite(path, planes, ome=True, photometric="minisblack", metadata=metadata)
+    data = DataConfig(path=str(root), source_select=("ER", "Mito"))
+    for _ in range(2):
+        done = prepare(data, tmp_path / "out")
+    assert (done.written, done.note) == (0, "")
+    assert files(tmp_path / "out") == [
+        f"{side}/train/{name}.ome.tif" for side in "AB" for name in ("deep/z0000", "deep/z0001", "flat")
+    ]
+    for side, own in (("A", ("ER", "Mito")), ("B", tuple(names))):
+        for name, planes in (("deep/z0001", volume[1]), ("flat", volume[0])):
+            path = tmp_path / f"out/{side}/train/{name}.ome.tif"
+            stack = open_stack(path)
+            assert (stack.names, dict(stack.size)) == (own, {"x": 0.5, "y": 0.25})
+            assert np.array_equal(images.read_image(path), np.moveaxis(planes[-len(own) :], 0, 2))
+    copy = tmp_path / "out/B/train/flat.ome.tif"
+    assert copy.read_bytes() == (root / "B/train/flat.ome.tif").read_bytes()
+
+    # What was written is a data set of which channels are chosen by name.
+    assert prepare(replace(data, path=str(tmp_path / "out")), tmp_path / "again").pairs == 3
+
+    joined = prepare(replace(data, target_select=("ER", "BF")), tmp_path / "joined", layout="side-by-side")
+    assert joined.words().count("are not kept of") == 1
+    assert files(tmp_path / "joined")[-1] == "train/flat.tif"
 
 
 def test_splits_are_made_and_holes_are_the_same_every_time(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pairloom import images
 from pairloom.check_page import as_shown, red_cyan, scatter
 from pairloom.checkpoint import write_text_atomically
 from pairloom.data import DataError
-from pairloom.data.align import STILL_PX, Aligned, AlignReport
+from pairloom.data.align import PAGE, STILL_PX, Aligned, AlignReport
 from pairloom.data.registration import SURE
 from pairloom.evaluation.gallery import Picture, Triptych, picture, render
 from pairloom.images import ImageError
@@ -53,7 +53,7 @@ def write_align_page(report: AlignReport) -> Path:
         "rows": report.pairs[:ROWS],
         "signed": signed,
     }
-    path = report.out / "align.html"
+    path = report.out / PAGE
     write_text_atomically(path, render("align.html.jinja", page, folder=Path(__file__).parent))
     return path
 

@@ -68,7 +68,7 @@ def pack(argv: Sequence[str]) -> None:
 
 
 def align(argv: Sequence[str]) -> None:
-    """Move the source of each pair onto its target; write the pairs that could be aligned."""
+    """Move the source of each pair onto its target; write those that lie right; exit 1 if none do."""
     data, how = parse_data("align", argv)
     from pairloom.align_page import write_align_page
     from pairloom.data.align import align as align_data
@@ -76,6 +76,8 @@ def align(argv: Sequence[str]) -> None:
     report = align_data(data, **how)
     print(report.words())
     print(f"Page: {write_align_page(report)}")
+    if not report.kept:
+        raise SystemExit(1)
 
 
 def download(

@@ -27,8 +27,8 @@ from pairloom.data.masks import known_pixels
 from pairloom.data.measuring import measure_specs
 from pairloom.data.pairs import DataError, Pair, PairSet
 from pairloom.data.registration import SEARCH_PX, SMALLEST_PX, SURE, Estimate, Model, Motion, register
+from pairloom.data.writing import not_kept, side_suffix, write_side
 from pairloom.disk import among_data
-from pairloom.formats import holds_losslessly
 from pairloom.images import ImageError
 from pairloom.pixels import Array
 
@@ -43,6 +43,8 @@ MOST_OF_SIDE = 1 / 8
 """Of the longer side: shifts beyond this are not looked for, unless told."""
 NAMED = 10
 """The words name at most so many pairs that were left out; align.csv has all."""
+TABLE, PAGE = "align.csv", "align.html"
+"""Beside the pairs. All that there is where none could be aligned; then another try may replace them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class AlignReport:
     pairs: tuple[Aligned, ...]
     unpaired: tuple[str, ...] = field(default=())
     """A sentence for each file that is in no pair."""
+    note: str = ""
+    """Of what the files say beside their pixels, what is not kept."""
 
     @property
     def kept(self) -> list[Aligned]:
@@ -120,25 +124,30 @@ class AlignReport:
 
     def words(self) -> str:
         """For a terminal."""
-        moved = sorted(pair.moved_px for pair in self.kept)
-        still = sum(px == 0 for px in moved)
-        middle = f"half of them by more than {float(np.median(moved)):.2f} px, the most by {moved[-1]:.2f} px"
-        lines = [
-            f"{len(moved)} of {len(self.pairs)} pairs are aligned in {self.out}; side {self.moved_side}, the "
-            f"source, was moved" + (f", {middle}." if moved else ".")
-        ]
-        if still:
+        moved = [pair.moved_px for pair in self.kept]
+        if moved:
+            lines = [
+                f"{len(moved)} of {len(self.pairs)} pairs are aligned in {self.out}; side {self.moved_side}, "
+                f"the source, was moved, half of them by more than {np.median(moved):.2f} px, the most by "
+                f"{max(moved):.2f} px."
+            ]
+        else:
+            lines = [
+                f"None of the {len(self.pairs)} pairs could be aligned, so none is in {self.out}; another "
+                "try may use the same folder."
+            ]
+        if still := sum(px == 0 for px in moved):
             lines.append(f"{still} lay right already (within {STILL_PX} px) and were copied.")
         if self.left_out:
             lines.append(f"Left out, {len(self.left_out)}:")
             lines += [f"  - {pair.name}: {pair.reason}" for pair in self.left_out[:NAMED]]
             if len(self.left_out) > NAMED:
-                lines.append(f"  - and {len(self.left_out) - NAMED} more, in align.csv")
+                lines.append(f"  - and {len(self.left_out) - NAMED} more, in {TABLE}")
         if self.unpaired:
             lines.append(
                 f"Files that are in no pair: {len(self.unpaired)}, as `pairloom data check` lists them."
             )
-        return "\n".join(lines)
+        return "\n".join(lines + [self.note] * bool(self.note))
 
 
 def align(
@@ -153,11 +162,12 @@ def align(
 
     Written are OUT/A/SPLIT/NAME and OUT/B/SPLIT/NAME, cropped to what both sides show, in the container of
     the file they came from where that is lossless, else PNG, else TIFF; and OUT/align.csv, a line a pair.
-    A source of another size than its target is first resized to it.
+    OME-TIFF files keep the names of their channels and the sizes of their pixels. A source of another size
+    than its target is first resized to it.
 
     Args:
         data: The data set; `direction` says which side is the source, which moves.
-        out: A folder that is absent or empty.
+        out: A folder that is absent or empty, or holds but the table and the page of a try that kept no pair.
         model: shift, or affine: also rotation, magnification and shear.
         most_px: Pixels of the target: moves further than this are not looked for, nor made. None: an eighth
             of the image's longer side.
@@ -184,9 +194,10 @@ def align(
             pool.map(work, found.pairs), desc="aligning", unit="pair", total=len(found.pairs), disable=None
         )
         done = tuple(progress)
-    report = AlignReport(out, data, model, "A" if a_is_source else "B", most_px, done, found.unpaired)
+    note = not_kept([one.pair for one in done if one.kept], data) or ""
+    report = AlignReport(out, data, model, "A" if a_is_source else "B", most_px, done, found.unpaired, note)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "align.csv").write_text(_table(done), encoding="utf-8", errors="surrogateescape")
+    (out / TABLE).write_text(_table(done), encoding="utf-8", errors="surrogateescape")
     return report
 
 
@@ -208,7 +219,7 @@ def _check_arguments(data: DataConfig, out: Path, most_px: float | None, jobs: i
         raise DataError(f"jobs is {jobs}; it must be 1 or more.")
     if (fault := among_data(out, data.path, data.path_b)) is not None:
         raise DataError(fault)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= {TABLE, PAGE}):
         raise DataError(f"{out}: is there already, and not an empty folder; choose another --out.")
 
 
@@ -223,6 +234,7 @@ def _align_pair(
     if known_pixels(pair, source, target) is not None:
         return Aligned(pair, reason="some of its pixels are masked or NaN, which cannot be moved")
     size = (target.shape[0], target.shape[1])
+    own_size = source.shape[:2] == size
     source = _resized(source, size, labels=labels)
     most = MOST_OF_SIDE * max(size) if most_px is None else most_px
     before = register(source, target, model=model, most_px=most)
@@ -249,7 +261,14 @@ def _align_pair(
         )
         return Aligned(pair, before, after, reason=f"once moved, it does not seem aligned{rest}")
     cut = np.s_[box.top : box.bottom, box.left : box.right]
-    files = _write(pair, out, data, whole[cut], target[cut])
+    files = _write(
+        pair,
+        out,
+        data,
+        (whole[cut], target[cut]),
+        still=own_size and motion == Motion(),
+        own_grid=own_size and motion.matrix == Motion().matrix,
+    )
     return Aligned(pair, before, after, length if motion != Motion() else 0.0, box, files)
 
 
@@ -326,24 +345,19 @@ def _share_outside(motion: Motion, size: tuple[int, int], y: object, x: object) 
     return float(np.logical_or(*outside).mean())
 
 
-def _write(pair: Pair, out: Path, data: DataConfig, source: Array, target: Array) -> tuple[Path, Path]:
+def _write(
+    pair: Pair, out: Path, data: DataConfig, arrays: tuple[Array, Array], *, still: bool, own_grid: bool
+) -> tuple[Path, Path]:
+    """Both sides; `still`: as they were read; `own_grid`: the source's pixels are of the size they had."""
     paths = []
     sides = "AB" if data.direction == "AtoB" else "BA"
-    for side, ref, array in zip(sides, (pair.source, pair.target), (source, target), strict=True):
+    for side, ref, array in zip(sides, (pair.source, pair.target), arrays, strict=True):
         path = out / side / pair.split / pair.name
-        path = path.with_name(path.name + _suffix(ref.path.suffix.lower(), array))
+        path = path.with_name(path.name + side_suffix(ref, array, data, own=True))
         path.parent.mkdir(parents=True, exist_ok=True)
-        images.write_image(path, array)
+        write_side(path, array, ref, data, still=still, grid=ref if own_grid else pair.target)
         paths.append(path)
     return paths[0], paths[1]
-
-
-def _suffix(own: str, array: Array) -> str:
-    """The file's own where that container is lossless, else PNG, else TIFF."""
-    for suffix in (own, ".png"):
-        if holds_losslessly(suffix, dtype=array.dtype.name, channels=array.shape[2]):
-            return suffix
-    return ".tif"
 
 
 # -----------------------------------------------------------------------------------------------------------

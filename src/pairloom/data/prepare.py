@@ -16,8 +16,9 @@ from pairloom.data.finding import find_pairs
 from pairloom.data.mask_folder import FOLDER as MASK_FOLDER
 from pairloom.data.masks import read_mask
 from pairloom.data.measuring import measure_specs
-from pairloom.data.pairs import DataError, Pair
+from pairloom.data.pairs import DataError, ImageRef, Pair
 from pairloom.data.views import load_pair
+from pairloom.data.writing import holds, is_ome_tiff, not_kept, side_suffix, write_side
 from pairloom.disk import among_data
 from pairloom.formats import holds_losslessly
 from pairloom.images import ImageError, ImageSpec
@@ -36,16 +37,20 @@ class Prepared:
     """Files that were not there before."""
     left_out: tuple[str, ...]
     """A sentence for each file that is in no pair."""
+    note: str = ""
+    """Of what the files say beside their pixels, what is not kept."""
 
     def words(self) -> str:
         """For people."""
         there = f"; {self.written} files written" if self.written else "; all of it was there already"
         unused = "".join(f"\n{sentence}." for sentence in self.left_out)
-        return f"{self.pairs} pairs in {self.out}{there}.{unused}"
+        return f"{self.pairs} pairs in {self.out}{there}.{unused}" + (self.note and f"\n{self.note}")
 
 
 def prepare(data: DataConfig, out: str | Path, *, layout: Layout = "folders") -> Prepared:
     """Write a data set's pairs as PNG files, or as TIFF where a PNG cannot hold the values.
+
+    In two folders an OME-TIFF stays one, with the names of its channels and the sizes of its pixels.
 
     Pairs of files keep their pixels: two folders, or a manifest, become side-by-side files (A is the left
     half), and these two folders; masks of the pixels that count go along, into OUT/mask. Pairs derived from
@@ -80,18 +85,20 @@ def prepare(data: DataConfig, out: str | Path, *, layout: Layout = "folders") ->
     written = 0
     for pair in tqdm(found.pairs, desc="preparing", unit="pair", disable=None):
         try:
-            for path, array in _files(pair, _sides(pair, specs, data), out, layout):
-                written += _write(path, array)
+            sides = _sides(pair, specs, data)
+            for path, array, ref in _files(pair, sides, out, layout, derived=specs is not None):
+                written += _write(path, array, ref, data)
             if pair.mask is not None:
                 path = out / MASK_FOLDER / pair.split / pair.name
-                written += _write(path, np.uint8(255) * read_mask(pair.mask)[..., None])
+                written += _write(path, np.uint8(255) * read_mask(pair.mask)[..., None], None, data)
         except (DataError, ImageError) as error:
             faults.append(str(error))
     if faults:
         count = f"{len(faults)} of {len(found.pairs)} pairs could not be written"
         others = "; the others were." if len(faults) < len(found.pairs) else "."
         raise DataError("\n".join([*faults, count + others]))
-    return Prepared(out, len(found.pairs), written, found.unpaired)
+    note = not_kept(found.pairs, data, joined=layout == "side-by-side") if specs is None else None
+    return Prepared(out, len(found.pairs), written, found.unpaired, note or "")
 
 
 def _sides(pair: Pair, specs: tuple[ImageSpec, ImageSpec] | None, data: DataConfig) -> tuple[Array, Array]:
@@ -105,11 +112,15 @@ def _sides(pair: Pair, specs: tuple[ImageSpec, ImageSpec] | None, data: DataConf
     return source, target
 
 
-def _files(pair: Pair, sides: tuple[Array, Array], out: Path, layout: Layout) -> list[tuple[Path, Array]]:
+def _files(
+    pair: Pair, sides: tuple[Array, Array], out: Path, layout: Layout, *, derived: bool
+) -> list[tuple[Path, Array, ImageRef | None]]:
+    """Where what is written, and the side that it is, where it is one as its file has it."""
     name = f"{pair.split}/{pair.name}"
-    if layout == "folders":
-        return [(out / side / name, array) for side, array in zip("AB", sides, strict=True)]
-    return [(out / name, _joined(pair, *sides))]
+    if layout == "side-by-side":
+        return [(out / name, _joined(pair, *sides), None)]
+    refs = (None, None) if derived else (pair.source, pair.target)
+    return [(out / side / name, array, ref) for side, array, ref in zip("AB", sides, refs, strict=True)]
 
 
 def _joined(pair: Pair, a: Array, b: Array) -> Array:
@@ -128,23 +139,25 @@ def _joined(pair: Pair, a: Array, b: Array) -> Array:
     return np.concatenate([a, b], axis=1)
 
 
-def _write(path: Path, array: Array) -> int:
-    """Write a file unless it is there already; how many were written."""
+def _write(path: Path, array: Array, ref: ImageRef | None, data: DataConfig) -> int:
+    """Write a file unless it is there already; how many were written. `ref`: the side that it is, if any."""
     # The name may have dots of its own.
-    suffix = ".png" if holds_losslessly(".png", dtype=array.dtype.name, channels=array.shape[2]) else ".tif"
+    if ref is not None:
+        suffix = side_suffix(ref, array, data, own=False)
+    else:
+        png = holds_losslessly(".png", dtype=array.dtype.name, channels=array.shape[2])
+        suffix = ".png" if png else ".tif"
     path = path.with_name(path.name + suffix)
     if path.exists():
-        try:
-            there = images.read_image(path, alpha="keep", nan="keep")
-            same = np.array_equal(there, array, equal_nan=array.dtype.kind == "f")
-        except ImageError:
-            same = False
-        if same:
+        if holds(path, array):
             return 0
         raise DataError(f"{path}: is there already and holds something else; choose another --out.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{path.parent}: cannot be made ({error.strerror}); choose another --out.") from error
-    images.write_image(path, array)
+    if ref is None:
+        images.write_image(path, array)
+    else:
+        write_side(path, array, ref, data, still=is_ome_tiff(ref, data))
     return 1
