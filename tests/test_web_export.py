@@ -367,7 +367,7 @@ def test_what_is_missing_on_the_host_is_said(browser: Any, photos: Path, tmp_pat
         with host(tmp_path / "site") as url:
             here = Visit(browser, url)
             here.page.wait_for_selector(".panel.failed")
-            assert words in here.page.inner_text("#status")
+            here.page.wait_for_selector(f"#status:has-text('{words}')")
             here.context.close()
         model.touch()
 

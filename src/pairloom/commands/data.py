@@ -68,7 +68,7 @@ def pack(argv: Sequence[str]) -> None:
 
 
 def align(argv: Sequence[str]) -> None:
-    """Move the source of each pair onto its target; write those that lie right; exit 1 if none do."""
+    """Move the source of each pair onto its target; write the pairs that could be aligned."""
     data, how = parse_data("align", argv)
     from pairloom.align_page import write_align_page
     from pairloom.data.align import align as align_data
