@@ -179,14 +179,13 @@ class SomeFailed(ImageError):
 
     Attributes:
         faults: A line for each file that could not be translated.
-        of: How many files there were.
     """
 
     def __init__(self, faults: Sequence[str], of: int) -> None:
         others = "; the others were." if len(faults) < of else "."
         total = [f"{len(faults)} of {of} images could not be translated{others}"] if of > 1 else []
         super().__init__("\n".join([*faults, *total]))
-        self.faults, self.of = list(faults), of
+        self.faults = list(faults)
 
 
 class _Task(NamedTuple):
